@@ -1,0 +1,162 @@
+//! The closed list of ops.
+//!
+//! An op is a formula over named operands, a plain struct. It says once what it reads and writes ([`Op::operands`]), which shapes fit
+//! ([`Op::check`]), and how far two backends may differ ([`Op::tolerance`]). An op is not a kernel: a backend may serve one op with any
+//! of several kernels, or with several kernels in turn.
+//!
+//! In the shapes below, `n` is the recording's row capacity; how many rows count is read from `count`, a `u32[1, 1]` in device memory.
+//! Rows from `count` on are left as they are.
+
+mod attend;
+mod embed;
+mod gate_up_silu;
+mod linear_add;
+mod norm_linear;
+mod qkv_rope_append;
+
+pub use attend::Attend;
+pub use embed::Embed;
+pub use gate_up_silu::GateUpSilu;
+pub use linear_add::LinearAdd;
+pub use norm_linear::NormLinear;
+pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
+
+use crate::check::CheckError;
+use crate::dtype::DType;
+use crate::tensor::Tensor;
+use crate::tolerance::Tolerance;
+
+/// Whether an op reads an operand, writes it, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only read.
+    Read,
+    /// Only written: what was there before does not matter where a row counts.
+    Write,
+    /// Read and written.
+    ReadWrite,
+}
+
+impl Access {
+    /// Whether the op changes the operand.
+    pub const fn writes(self) -> bool {
+        !matches!(self, Access::Read)
+    }
+}
+
+/// One operand of an op, for checks, tracing, bind order and counting bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// The field's name.
+    pub name: &'static str,
+    /// The tensor.
+    pub tensor: Tensor,
+    /// What the op does with it.
+    pub access: Access,
+}
+
+impl Operand {
+    const fn read(name: &'static str, tensor: Tensor) -> Self {
+        Operand {
+            name,
+            tensor,
+            access: Access::Read,
+        }
+    }
+
+    const fn write(name: &'static str, tensor: Tensor) -> Self {
+        Operand {
+            name,
+            tensor,
+            access: Access::Write,
+        }
+    }
+
+    const fn read_write(name: &'static str, tensor: Tensor) -> Self {
+        Operand {
+            name,
+            tensor,
+            access: Access::ReadWrite,
+        }
+    }
+}
+
+/// Declares the enum of all ops and passes its methods on, so that a new op is one line here and an error wherever it is not handled.
+macro_rules! ops {
+    ($($variant:ident),* $(,)?) => {
+        /// Any op.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Op {
+            $(
+                #[doc = concat!("See [`", stringify!($variant), "`].")]
+                $variant($variant),
+            )*
+        }
+
+        $(impl From<$variant> for Op {
+            fn from(op: $variant) -> Op {
+                Op::$variant(op)
+            }
+        })*
+
+        impl Op {
+            /// The names of all ops, which are the stems of their files everywhere.
+            pub const NAMES: &'static [&'static str] = &[$($variant::NAME),*];
+
+            /// The op's name.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Op::$variant(_) => $variant::NAME,)*
+                }
+            }
+
+            /// What the op reads and writes, in the order of its fields; absent operands are left out.
+            pub fn operands(&self) -> Vec<Operand> {
+                match self {
+                    $(Op::$variant(op) => op.operands(),)*
+                }
+            }
+
+            /// Whether the operands' types and shapes fit together.
+            ///
+            /// # Errors
+            /// The first operand that does not fit, with what was expected.
+            pub fn check(&self) -> Result<(), CheckError> {
+                match self {
+                    $(Op::$variant(op) => op.check(),)*
+                }
+            }
+
+            /// How far another backend's result may be from the reference's.
+            pub const fn tolerance(&self) -> Tolerance {
+                match self {
+                    $(Op::$variant(_) => $variant::TOLERANCE,)*
+                }
+            }
+
+            /// Multiply-adds for `rows` rows, cache reads not counted: what bounds the time of a submission.
+            pub fn work(&self, rows: u64) -> u64 {
+                self.operands()
+                    .iter()
+                    .filter(|operand| DType::WEIGHTS.contains(&operand.tensor.dtype) && operand.name.starts_with('w'))
+                    .map(|operand| u64::from(operand.tensor.rows) * u64::from(operand.tensor.cols) * rows)
+                    .sum()
+            }
+        }
+    };
+}
+
+ops!(
+    Embed,
+    QkvRopeAppend,
+    Attend,
+    LinearAdd,
+    GateUpSilu,
+    NormLinear
+);
+
+/// Sums of products in f32 against the reference's f64: a few hundred roundings of 2^-24 each, in any order.
+const MATMUL_TOLERANCE: Tolerance = Tolerance {
+    absolute: 1e-6,
+    relative: 3e-5,
+};
