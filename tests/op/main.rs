@@ -1,0 +1,114 @@
+//! Rung 1: does every op on every backend match the CPU reference?
+//!
+//! One file per op lists its cases; each case runs on the adapter with the kernels that it selects, and with every kind of kernel forced:
+//! without subgroups, row and tile matmuls, and buffers cut into small slabs.
+
+mod attend;
+mod embed;
+mod gate_up_silu;
+mod linear_add;
+mod norm_linear;
+mod qkv_rope_append;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use longwave_contract::{Backend, DType, Op, Recording, Trace, first_divergence};
+use longwave_tests::adapter::{self, Subject};
+use longwave_tests::rig::Rig;
+use longwave_tests::trial;
+use longwave_wgpu::{Force, MatmulKernel};
+
+/// One op with its operands, made anew on each backend.
+struct Case {
+    name: String,
+    build: Box<dyn Fn(&mut Rig) -> Result<Op> + Send + Sync>,
+}
+
+impl Case {
+    fn new(name: impl Into<String>, build: impl Fn(&mut Rig) -> Result<Op> + Send + Sync + 'static) -> Self {
+        Case { name: name.into(), build: Box::new(build) }
+    }
+
+    /// Runs the case on both backends and compares what it wrote.
+    fn compare(&self, subject: &Arc<dyn Backend>) -> Result<()> {
+        let reference = adapter::cpu();
+        let (mut left, mut right) = (Rig::new(&reference, 7), Rig::new(subject, 7));
+        let (left_op, right_op) = ((self.build)(&mut left)?, (self.build)(&mut right)?);
+        let before: Vec<Vec<u8>> = written(&left_op).map(|tensor| left.read(tensor)).collect::<Result<_>>()?;
+        let (left_recording, right_recording) = (record(left_op)?, record(right_op)?);
+        let divergence = first_divergence(
+            Trace { backend: &*reference, recording: &left_recording },
+            Trace { backend: &**subject, recording: &right_recording },
+        )?;
+        ensure!(!divergence.diverged, "out of tolerance: {:?}", divergence.agreements.last());
+        for (tensor, before) in written(&left_op).zip(before) {
+            ensure!(left.read(tensor)? != before, "the op wrote nothing: the case tests nothing");
+        }
+        Ok(())
+    }
+}
+
+fn written(op: &Op) -> impl Iterator<Item = longwave_contract::Tensor> {
+    op.operands().into_iter().filter(|operand| operand.access.writes()).map(|operand| operand.tensor)
+}
+
+fn record(op: Op) -> Result<Recording> {
+    let mut recording = Recording::new("case");
+    recording.push(op)?;
+    Ok(recording)
+}
+
+/// Shapes at which every matmul kernel is tried: rows of input, of which `count` count, by output columns and inner columns.
+const MATMULS: [(u32, u32, u32, u32); 7] =
+    [(1, 1, 64, 64), (2, 2, 96, 160), (5, 4, 100, 96), (8, 8, 257, 576), (17, 17, 64, 64), (70, 67, 130, 96), (128, 128, 192, 128)];
+
+/// Every weight type at every shape.
+fn matmul_cases(build: impl Fn(&mut Rig, DType, (u32, u32, u32, u32)) -> Result<Op> + Copy + Send + Sync + 'static) -> Vec<Case> {
+    let shapes = || DType::WEIGHTS.into_iter().flat_map(|dtype| MATMULS.map(|shape| (dtype, shape)));
+    shapes()
+        .map(|(dtype, shape)| {
+            let (rows, count, n, k) = shape;
+            Case::new(format!("{dtype} {count} of {rows} rows, {n} x {k}"), move |rig| build(rig, dtype, shape))
+        })
+        .collect()
+}
+
+/// The adapter as it is, and with each kind of kernel forced.
+fn subjects() -> Vec<(&'static str, Subject)> {
+    let forced = |force: Force| adapter::wgpu_with(|options| options.force = force);
+    vec![
+        ("wgpu", adapter::wgpu()),
+        ("wgpu without subgroups", forced(Force { no_subgroup: true, ..Force::default() })),
+        ("wgpu row matmul", forced(Force { matmul: Some(MatmulKernel::Row), ..Force::default() })),
+        ("wgpu tile matmul", forced(Force { matmul: Some(MatmulKernel::Tile), ..Force::default() })),
+        ("wgpu slabs of 16 KiB", adapter::wgpu_with(|options| options.slab_limit = Some(16 << 10))),
+    ]
+}
+
+fn main() -> ExitCode {
+    let mut trials = Vec::new();
+    for (subject_name, subject) in subjects() {
+        let suites: [(&str, Vec<Case>); 6] = [
+            ("embed", embed::cases()),
+            ("qkv_rope_append", qkv_rope_append::cases()),
+            ("attend", attend::cases()),
+            ("linear_add", linear_add::cases()),
+            ("gate_up_silu", gate_up_silu::cases()),
+            ("norm_linear", norm_linear::cases()),
+        ];
+        assert_eq!(suites.each_ref().map(|(name, _)| *name), Op::NAMES, "every op has its cases");
+        for (op, cases) in suites {
+            for case in cases {
+                let name = format!("{op}: {} on {subject_name}", case.name);
+                trials.push(trial::with(name, subject.clone(), move |subject| case.compare(&subject)));
+            }
+        }
+        let name = format!("attend: permuted pages are bit-equal on {subject_name}");
+        trials.push(trial::with(name, subject.clone(), |subject| attend::permuted_pages_are_bit_equal(&subject)));
+    }
+    let name = "attend: permuted pages are bit-equal on cpu";
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| attend::permuted_pages_are_bit_equal(&subject)));
+    trial::run(trials)
+}

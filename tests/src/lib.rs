@@ -1,0 +1,17 @@
+//! What the rungs of the test ladder share: backends to test, operands to test them with, and models.
+//!
+//! | rung | question | truth | needs |
+//! | --- | --- | --- | --- |
+//! | 0 `structure`, `layout`, `properties` | are kernels valid, do layouts agree, do checks and allocators hold? | naga, the contract | nothing |
+//! | 1 `op` | does an op match on another backend? | the CPU reference | an adapter |
+//! | 2 `trace` | which op of a real step diverges first? | the CPU reference | an adapter, a model |
+//! | 3 `logits` | are the logits right? | golden files of an independent implementation | a model |
+//! | 4 `end_to_end` | the same tokens, from the program as users call it? | golden files | a model |
+//!
+//! A test that needs an adapter or a model that is not there shows as ignored, with the reason.
+
+pub mod adapter;
+pub mod golden;
+pub mod model;
+pub mod rig;
+pub mod trial;
