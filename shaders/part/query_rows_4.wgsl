@@ -1,0 +1,3 @@
+// Rows of a step that a workgroup of attention takes together.
+//:let ROWS = 4
+const ROWS: u32 = 4u;
