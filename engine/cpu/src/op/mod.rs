@@ -1,0 +1,46 @@
+//! The ops, one file each.
+
+mod attend;
+mod embed;
+mod gate_up_silu;
+mod linear_add;
+mod norm_linear;
+mod qkv_rope_append;
+
+use bytemuck::from_bytes;
+use longwave_contract::kv::RowDesc;
+use longwave_contract::{BackendError, Op};
+
+use crate::matmul;
+use crate::memory::Memory;
+use crate::plan::Kernel;
+use crate::row::Matrix;
+
+/// The kernel for an op, from its shapes.
+pub(crate) fn select(op: &Op) -> Kernel {
+    match op {
+        Op::Embed(_) => Kernel::Gather,
+        Op::QkvRopeAppend(op) => matmul::select(op.x),
+        Op::Attend(op) => attend::select(op),
+        Op::LinearAdd(op) => matmul::select(op.x),
+        Op::GateUpSilu(op) => matmul::select(op.x),
+        Op::NormLinear(op) => matmul::select(op.out),
+    }
+}
+
+/// Computes an op.
+pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), BackendError> {
+    match op {
+        Op::Embed(op) => embed::run(op, memory),
+        Op::QkvRopeAppend(op) => qkv_rope_append::run(op, kernel, memory),
+        Op::Attend(op) => attend::run(op, kernel, memory),
+        Op::LinearAdd(op) => linear_add::run(op, kernel, memory),
+        Op::GateUpSilu(op) => gate_up_silu::run(op, kernel, memory),
+        Op::NormLinear(op) => norm_linear::run(op, kernel, memory),
+    }
+}
+
+/// Row descriptor `index` of a rows tensor.
+fn descriptor(rows: &Matrix<'_>, index: usize) -> RowDesc {
+    *from_bytes(bytemuck::cast_slice(rows.u32s(index)))
+}
