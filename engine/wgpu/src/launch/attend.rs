@@ -1,0 +1,199 @@
+//! `attend`: splits of each row's view into scratch 0 and 1, which a dispatch for each slab of the cache carries on, then their merge. A
+//! single split goes to the output at once.
+
+use longwave_contract::BackendError;
+use longwave_contract::op::Attend;
+
+use super::{AttendKernel, Bound, Context, Dispatch, kernel, params, unsupported};
+
+/// Elements of queries that a workgroup has room for: rows by elements of a head.
+const TILE_LIMIT: u32 = 512;
+/// Rows that a workgroup takes together where rows of a chunk share a view.
+const TILE_ROWS: u32 = 4;
+/// Row capacity from which a recording is taken to hold chunks.
+const CHUNK: u32 = 9;
+/// Query heads that share the reads of a key head.
+const BLOCK: u32 = 4;
+/// Tokens that a workgroup takes at a time.
+const STEP: u32 = 64;
+/// Tokens below which a view is not split further.
+const SPLIT_LEAST: u32 = 256;
+/// Workgroups that keep a large device busy.
+const BUSY: u32 = 1024;
+
+/// How rows and views are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cut {
+    /// Rows of a workgroup: 1 or [`TILE_ROWS`].
+    rows: u32,
+    /// Tokens of a split.
+    tokens: u32,
+    /// Splits of the longest view.
+    splits: u32,
+}
+
+/// Takes rows together where there are many and their heads fit, then cuts views so that workgroups keep the device busy. `groups` are
+/// the workgroups of one row and split.
+fn select(
+    rows: u32,
+    head_dim: u32,
+    groups: u32,
+    longest: u32,
+    forced: Option<AttendKernel>,
+) -> Cut {
+    let wants_tile = match forced {
+        Some(forced) => forced == AttendKernel::Tile,
+        None => rows >= CHUNK,
+    };
+    let fits = TILE_ROWS.saturating_mul(head_dim) <= TILE_LIMIT;
+    let tile = if wants_tile && fits { TILE_ROWS } else { 1 };
+    let groups = rows.div_ceil(tile).saturating_mul(groups).max(1);
+    let most = longest.div_ceil(SPLIT_LEAST).max(1);
+    let wanted = BUSY.div_ceil(groups).clamp(1, most);
+    let tokens = longest.div_ceil(wanted).max(1);
+    let tokens = tokens.div_ceil(STEP).saturating_mul(STEP);
+    Cut {
+        rows: tile,
+        tokens,
+        splits: longest.div_ceil(tokens).max(1),
+    }
+}
+
+/// # Errors
+/// [`BackendError::Unsupported`] for heads that are no multiple of 8 or beyond 512 elements, and operands that exceed a binding.
+pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let name = Attend::NAME;
+    let (rows, head_dim) = (op.q.rows, op.shape.head_dim);
+    if !head_dim.is_multiple_of(8) || head_dim > TILE_LIMIT {
+        return Err(unsupported(name, format!("heads of {head_dim} elements")));
+    }
+    let (heads, kv_heads) = (op.heads(), op.shape.kv_heads);
+    let group = heads / kv_heads;
+    let blocks = group.div_ceil(BLOCK);
+    let windows = context.windows(op.kv);
+    let cut = select(
+        rows,
+        head_dim,
+        kv_heads.saturating_mul(blocks),
+        op.longest,
+        context.force.attend,
+    );
+    let grid = [cut.splits, kv_heads * blocks, rows.div_ceil(cut.rows)];
+    if grid
+        .iter()
+        .any(|&groups| groups > context.caps.workgroups_per_axis)
+    {
+        return Err(unsupported(name, format!("a grid of {grid:?} workgroups")));
+    }
+    let out = context.whole(name, "out", op.out)?;
+    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
+    let stats = context.scratch(name, 1, places * 8)?;
+    let single = cut.splits == 1;
+    let sums = if single {
+        out
+    } else {
+        context.scratch(name, 0, places * u64::from(head_dim) * 4)?
+    };
+    let query_rows = format!("query_rows_{}", cut.rows);
+    let split = kernel("attend_split", &[&query_rows, context.reduce()])?;
+    let mut dispatches = Vec::new();
+    let last = windows.len().saturating_sub(1);
+    for (index, window) in windows.into_iter().enumerate() {
+        let values = [
+            ("rows", rows.into()),
+            ("heads", heads.into()),
+            ("group", group.into()),
+            ("blocks", blocks.into()),
+            ("head_dim", head_dim.into()),
+            ("split_tokens", cut.tokens.into()),
+            ("splits", cut.splits.into()),
+            ("first_slot", window.first.into()),
+            ("slots", window.rows.into()),
+            ("kv_pitch", ((op.shape.raw_bytes() / 16) as u32).into()),
+            ("values", (op.shape.width() / 8).into()),
+            ("resume", u32::from(index > 0).into()),
+            ("finish", u32::from(single && index == last).into()),
+            ("scale", op.scale.into()),
+        ];
+        dispatches.push(Dispatch {
+            kernel: split,
+            overrides: Vec::new(),
+            params: params(split, &values)?,
+            bindings: vec![
+                ("q", context.whole(name, "q", op.q)?),
+                ("kv", window.bound),
+                ("rows", Bound::Tensor(op.rows)),
+                ("count", Bound::Tensor(op.count)),
+                ("views", Bound::Tensor(op.views)),
+                ("entries", context.whole(name, "entries", op.entries)?),
+                ("sums", sums),
+                ("stats", stats),
+            ],
+            grid,
+            work: 2 * u64::from(rows) * u64::from(op.q.cols) * u64::from(op.longest),
+        });
+    }
+    if single {
+        return Ok(dispatches);
+    }
+    let merge = kernel("attend_merge", &[])?;
+    let values = [
+        ("rows", rows.into()),
+        ("heads", heads.into()),
+        ("head_dim", head_dim.into()),
+        ("split_tokens", cut.tokens.into()),
+        ("splits", cut.splits.into()),
+    ];
+    dispatches.push(Dispatch {
+        kernel: merge,
+        overrides: Vec::new(),
+        params: params(merge, &values)?,
+        bindings: vec![
+            ("sums", sums),
+            ("stats", stats),
+            ("rows", Bound::Tensor(op.rows)),
+            ("count", Bound::Tensor(op.count)),
+            ("views", Bound::Tensor(op.views)),
+            ("out", out),
+        ],
+        grid: [heads, rows, 1],
+        work: places * u64::from(head_dim),
+    });
+    Ok(dispatches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_views_of_few_rows_are_split_and_many_rows_are_not() {
+        let one = select(1, 128, 8, 131_072, None);
+        assert_eq!((one.rows, one.tokens, one.splits), (1, 1024, 128));
+        let chunk = select(512, 128, 8, 131_072, None);
+        assert_eq!((chunk.rows, chunk.splits), (4, 1));
+        assert_eq!(select(1, 64, 8, 1, None).tokens, 64);
+    }
+
+    #[test]
+    fn rows_are_taken_together_where_their_heads_fit() {
+        assert_eq!(select(8, 128, 8, 100, None).rows, 1);
+        assert_eq!(select(9, 128, 8, 100, None).rows, 4);
+        assert_eq!(select(9, 256, 8, 100, None).rows, 1);
+        let forced = |kernel| select(2, 64, 8, 100, Some(kernel)).rows;
+        assert_eq!(forced(AttendKernel::Tile), 4);
+        assert_eq!(forced(AttendKernel::Split), 1);
+    }
+
+    #[test]
+    fn splits_cover_the_longest_view() {
+        for longest in [1, 63, 64, 65, 255, 257, 1000, 5000, 100_003] {
+            for groups in [1, 3, 8, 100, 5000] {
+                let cut = select(1, 64, groups, longest, None);
+                assert!(cut.tokens.is_multiple_of(STEP));
+                assert!(u64::from(cut.tokens) * u64::from(cut.splits) >= u64::from(longest));
+                assert!(u64::from(cut.tokens) * u64::from(cut.splits - 1) < u64::from(longest));
+            }
+        }
+    }
+}

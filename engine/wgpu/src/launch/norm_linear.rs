@@ -1,0 +1,40 @@
+//! `norm_linear`: the selected rows' norm into scratch 0, then a matrix product.
+
+use longwave_contract::BackendError;
+use longwave_contract::op::NormLinear;
+
+use super::matmul::{self, Matmul};
+use super::rms_norm::{self, RmsNorm};
+use super::{Context, Dispatch};
+
+/// # Errors
+/// As the norm and the matrix product, and for operands that exceed a binding.
+pub(super) fn launch(
+    op: &NormLinear,
+    context: &Context<'_>,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let norm = RmsNorm {
+        op: NormLinear::NAME,
+        x: op.x,
+        select: Some(op.select),
+        norm: op.norm,
+        epsilon: op.epsilon,
+        count: op.count,
+        rows: op.out.rows,
+        scratch: 0,
+    };
+    let (normalise, a) = rms_norm::launch(&norm, context)?;
+    let matmul = Matmul {
+        op: NormLinear::NAME,
+        weight: op.weight,
+        a,
+        bias: None,
+        count: op.count,
+        y: context.whole(NormLinear::NAME, "out", op.out)?,
+        rows: op.out.rows,
+        add: false,
+    };
+    let mut dispatches = vec![normalise];
+    dispatches.extend(matmul::launch(&matmul, context)?);
+    Ok(dispatches)
+}

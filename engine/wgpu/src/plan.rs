@@ -1,0 +1,391 @@
+//! Prepared recordings.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use longwave_contract::{BackendError, BufferId, Caps, Recording, Slabs, Tensor};
+use longwave_shaders::BindingKind;
+
+use crate::BACKEND;
+use crate::device::Gpu;
+use crate::fault::{bad_handle, internal, refusal};
+use crate::launch::{Bound, Context, Dispatch, Force, launch};
+use crate::memory::{Account, Buffer, Buffers, DeviceBuffer, Piece};
+use crate::pipeline::Pipelines;
+use crate::submission::{Pace, Submissions};
+
+/// Dispatches of a run's first submission: few, so that the device begins while the host encodes the rest.
+const FIRST: usize = 48;
+/// Dispatches of every other submission.
+const OTHERS: usize = 192;
+
+/// Working memory of kernels, by number. What one op leaves there the next may overwrite, so all plans share it.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    buffers: BTreeMap<usize, DeviceBuffer>,
+}
+
+/// What plans are made of, and made with.
+pub(crate) struct Workshop<'a> {
+    pub(crate) gpu: &'a Gpu,
+    pub(crate) caps: &'a Caps,
+    pub(crate) account: &'a Arc<Account>,
+    pub(crate) buffers: &'a Buffers,
+    pub(crate) pipelines: &'a mut Pipelines,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+/// One dispatch, ready to be encoded.
+#[derive(Debug)]
+struct Step {
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroup,
+    /// Of its parameters in the plan's uniform buffer.
+    offset: u32,
+    grid: [u32; 3],
+    work: u64,
+}
+
+/// A prepared recording.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    label: String,
+    /// Each dispatch with its op's name.
+    dispatches: Vec<(&'static str, Dispatch)>,
+    buffers: HashSet<BufferId>,
+    /// Parameters of all dispatches, and the distance from one's to the next's.
+    params: DeviceBuffer,
+    stride: u64,
+    /// Absent while a scratch buffer or an operand that they named is gone: bindings keep the memory that they name.
+    steps: Option<Vec<Step>>,
+}
+
+impl Scratch {
+    /// Makes every buffer as large as the dispatches need. Plans that are bound to a buffer that is replaced let go of it.
+    fn grow(
+        &mut self,
+        gpu: &Gpu,
+        account: &Arc<Account>,
+        dispatches: &[(&'static str, Dispatch)],
+        plans: &mut HashMap<u32, Plan>,
+    ) -> Result<(), BackendError> {
+        let mut needs: BTreeMap<usize, u64> = BTreeMap::new();
+        let bound = dispatches
+            .iter()
+            .flat_map(|(_, dispatch)| &dispatch.bindings);
+        for (_, bound) in bound {
+            if let Bound::Scratch { index, bytes } = *bound {
+                let need = needs.entry(index).or_default();
+                *need = bytes.max(*need);
+            }
+        }
+        needs.retain(|index, bytes| {
+            self.buffers
+                .get(index)
+                .is_none_or(|there| there.size() < *bytes)
+        });
+        if needs.keys().any(|index| self.buffers.contains_key(index)) {
+            plans.values_mut().for_each(|plan| plan.steps = None);
+        }
+        for (index, bytes) in needs {
+            // The old buffer goes before the new one comes.
+            self.buffers.remove(&index);
+            let label = format!("scratch {index}");
+            let buffer = DeviceBuffer::new(
+                gpu,
+                account,
+                &label,
+                bytes,
+                wgpu::BufferUsages::STORAGE,
+                false,
+            )?;
+            self.buffers.insert(index, buffer);
+        }
+        Ok(())
+    }
+
+    fn piece(&self, index: usize, bytes: u64) -> Result<Piece<'_>, BackendError> {
+        let missing = || internal(format!("there is no scratch buffer {index}"));
+        let buffer = self.buffers.get(&index).ok_or_else(missing)?;
+        Ok(Piece {
+            buffer: &buffer.raw,
+            offset: 0,
+            bytes: bytes.max(1).next_multiple_of(16),
+        })
+    }
+
+    /// Gives all of it back.
+    pub(crate) fn clear(&mut self) {
+        self.buffers.clear();
+    }
+}
+
+impl Plan {
+    /// Chooses and compiles kernels, grows scratch memory, and binds everything. `plans` are all others.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`], [`BackendError::BadHandle`] for operands that are not there, and device errors.
+    pub(crate) fn prepare(
+        recording: &Recording,
+        force: Force,
+        workshop: &mut Workshop<'_>,
+        plans: &mut HashMap<u32, Plan>,
+    ) -> Result<Plan, BackendError> {
+        let mut operands = HashSet::new();
+        for operand in recording.ops().iter().flat_map(|op| op.operands()) {
+            workshop.buffers.holding(operand.tensor)?;
+            operands.insert(operand.tensor.buffer);
+        }
+        let uncut = Slabs::new(0, 1, u64::MAX).ok_or_else(|| internal("nothing is too large"))?;
+        let cut = |tensor: Tensor| {
+            let buffer = workshop.buffers.get(tensor.buffer);
+            buffer.map_or(uncut, Buffer::slabs)
+        };
+        let context = Context {
+            caps: workshop.caps,
+            force,
+            slabs: &cut,
+        };
+        let mut dispatches = Vec::new();
+        for op in recording.ops() {
+            let launched = launch(op, &context)?;
+            dispatches.extend(launched.into_iter().map(|dispatch| (op.name(), dispatch)));
+        }
+        workshop
+            .pipelines
+            .compile(workshop.gpu, workshop.caps, &dispatches)?;
+        workshop
+            .scratch
+            .grow(workshop.gpu, workshop.account, &dispatches, plans)?;
+        let (params, stride) = params(&dispatches, workshop)?;
+        let mut plan = Plan {
+            label: recording.label().into(),
+            dispatches,
+            buffers: operands,
+            params,
+            stride,
+            steps: None,
+        };
+        plan.bind(workshop)?;
+        Ok(plan)
+    }
+
+    /// Each dispatch as `op: kernel`.
+    pub(crate) fn kernels(&self) -> Vec<String> {
+        let named = self.dispatches.iter();
+        named
+            .map(|(op, dispatch)| format!("{op}: {}", dispatch.kernel.name))
+            .collect()
+    }
+
+    /// Whether the plan names this buffer.
+    pub(crate) fn names(&self, buffer: BufferId) -> bool {
+        self.buffers.contains(&buffer)
+    }
+
+    /// Lets go of all buffers. They are bound again at the next run, where they are still there.
+    pub(crate) fn unbind(&mut self) {
+        self.steps = None;
+    }
+
+    /// Binds all buffers, where they are not bound.
+    ///
+    /// # Errors
+    /// [`BackendError::BadHandle`] when a buffer was freed.
+    pub(crate) fn bind(&mut self, workshop: &Workshop<'_>) -> Result<(), BackendError> {
+        if self.steps.is_some() {
+            return Ok(());
+        }
+        if self
+            .buffers
+            .iter()
+            .any(|id| workshop.buffers.get(*id).is_err())
+        {
+            let what = format!("a buffer of the plan `{}` was freed", self.label);
+            return Err(bad_handle(what));
+        }
+        let dispatches = self.dispatches.iter().enumerate();
+        let steps =
+            dispatches.map(|(place, (op, dispatch))| self.step(place, op, dispatch, workshop));
+        self.steps = Some(steps.collect::<Result<_, _>>()?);
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        place: usize,
+        op: &'static str,
+        dispatch: &Dispatch,
+        workshop: &Workshop<'_>,
+    ) -> Result<Step, BackendError> {
+        let kernel = dispatch.kernel;
+        let fail = |why: String| internal(format!("{}: {why}", kernel.name));
+        let unknown = dispatch
+            .bindings
+            .iter()
+            .find(|(name, _)| kernel.binding(name).is_none());
+        if let Some((name, _)) = unknown {
+            return Err(fail(format!("there is no binding `{name}`")));
+        }
+        let mut entries = Vec::with_capacity(kernel.bindings.len());
+        for binding in kernel.bindings {
+            let piece = if binding.kind == BindingKind::Params {
+                Piece {
+                    buffer: &self.params.raw,
+                    offset: 0,
+                    bytes: u64::from(kernel.params_words) * 4,
+                }
+            } else {
+                let mut given = dispatch.bindings.iter();
+                let bound = given
+                    .find(|(name, _)| *name == binding.name)
+                    .map(|(_, bound)| *bound)
+                    .ok_or_else(|| fail(format!("nothing is bound to `{}`", binding.name)))?;
+                resolve(bound, op, binding.name, workshop)?
+            };
+            entries.push(wgpu::BindGroupEntry {
+                binding: binding.index,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: piece.buffer,
+                    offset: piece.offset,
+                    size: wgpu::BufferSize::new(piece.bytes),
+                }),
+            });
+        }
+        let compiled = workshop.pipelines.get(dispatch)?;
+        let bindings = workshop.gpu.scoped(|device| {
+            device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(kernel.name),
+                layout: &compiled.layout,
+                entries: &entries,
+            })
+        });
+        let offset = u32::try_from(self.stride * place as u64);
+        Ok(Step {
+            pipeline: compiled.pipeline.clone(),
+            bindings: bindings.map_err(|error| refusal(&error, kernel.name, 0))?,
+            offset: offset.map_err(|_| fail("too many dispatches in a plan".into()))?,
+            grid: dispatch.grid,
+            work: dispatch.work,
+        })
+    }
+
+    /// Submits the plan, in as many submissions as keep each of them short, and returns the number of the last.
+    ///
+    /// # Errors
+    /// Device errors, and [`BackendError::Internal`] for a plan that is not bound.
+    pub(crate) fn run(
+        &self,
+        gpu: &Gpu,
+        submissions: &mut Submissions,
+    ) -> Result<u64, BackendError> {
+        let unbound = || internal(format!("the plan `{}` is not bound", self.label));
+        let mut rest = self.steps.as_deref().ok_or_else(unbound)?;
+        let mut most = FIRST;
+        let mut last = submissions.last();
+        while !rest.is_empty() {
+            let count = batch(rest, most, submissions.pace());
+            let (now, later) = rest.split_at(count);
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: Some(&self.label),
+                timestamp_writes: None,
+            });
+            for step in now {
+                pass.set_pipeline(&step.pipeline);
+                pass.set_bind_group(0, &step.bindings, &[step.offset]);
+                let [x, y, z] = step.grid;
+                pass.dispatch_workgroups(x, y, z);
+            }
+            drop(pass);
+            let work = now
+                .iter()
+                .map(|step| step.work)
+                .fold(0, u64::saturating_add);
+            last = submissions.submit(gpu, encoder, work)?;
+            (rest, most) = (later, OTHERS);
+        }
+        Ok(last)
+    }
+}
+
+/// How many of the next steps one submission takes: at least one, since a dispatch cannot be cut.
+fn batch(steps: &[Step], most: usize, pace: Pace) -> usize {
+    let mut seconds = 0.0;
+    let fitting = steps.iter().take(most).take_while(|step| {
+        let more = pace.seconds(step.work);
+        let fits = !Pace::is_full(seconds, more);
+        seconds += more;
+        fits
+    });
+    fitting.count().max(1)
+}
+
+/// The uniform buffer of a plan: one slot for each dispatch.
+fn params(
+    dispatches: &[(&'static str, Dispatch)],
+    workshop: &Workshop<'_>,
+) -> Result<(DeviceBuffer, u64), BackendError> {
+    let alignment = u64::from(
+        workshop
+            .gpu
+            .limits
+            .min_uniform_buffer_offset_alignment
+            .max(16),
+    );
+    let words = |dispatch: &Dispatch| u64::from(dispatch.kernel.params_words) * 4;
+    let largest = dispatches.iter().map(|(_, dispatch)| words(dispatch)).max();
+    let stride = largest.unwrap_or(0).max(1).next_multiple_of(alignment);
+    let bytes = stride * dispatches.len().max(1) as u64;
+    let usage = wgpu::BufferUsages::UNIFORM;
+    let buffer = DeviceBuffer::new(
+        workshop.gpu,
+        workshop.account,
+        "parameters",
+        bytes,
+        usage,
+        true,
+    )?;
+    {
+        let refused = |error: wgpu::MapRangeError| internal(error.to_string());
+        let mut view = buffer.raw.get_mapped_range_mut(..).map_err(refused)?;
+        for (place, (_, dispatch)) in dispatches.iter().enumerate() {
+            if dispatch.params.len() as u64 * 4 != words(dispatch) {
+                let (name, found) = (dispatch.kernel.name, dispatch.params.len());
+                return Err(internal(format!("{name}: {found} words of parameters")));
+            }
+            let start = place * stride as usize;
+            let range: Range<usize> = start..start + dispatch.params.len() * 4;
+            view.slice(range)
+                .copy_from_slice(bytemuck::cast_slice(&dispatch.params));
+        }
+    }
+    buffer.raw.unmap();
+    Ok((buffer, stride))
+}
+
+/// The bytes that a binding takes.
+fn resolve<'a>(
+    bound: Bound,
+    op: &'static str,
+    name: &str,
+    workshop: &'a Workshop<'_>,
+) -> Result<Piece<'a>, BackendError> {
+    match bound {
+        Bound::Scratch { index, bytes } => workshop.scratch.piece(index, bytes),
+        Bound::Slab(tensor, index) => workshop.buffers.holding(tensor)?.slab(tensor, index),
+        Bound::Tensor(tensor) => {
+            let buffer = workshop.buffers.holding(tensor)?;
+            let pieces = buffer.pieces(tensor.offset..tensor.offset + tensor.bytes())?;
+            match pieces.as_slice() {
+                [piece] => Ok(*piece),
+                _ => Err(BackendError::Unsupported {
+                    op,
+                    backend: BACKEND,
+                    why: format!("`{name}` ({tensor}) exceeds one binding"),
+                }),
+            }
+        }
+    }
+}

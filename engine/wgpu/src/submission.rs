@@ -1,0 +1,234 @@
+//! What is under way on the device, and how much work one submission may hold.
+//!
+//! Operating systems reset a device whose queue stands still for about two seconds, so a long recording is cut into submissions. How
+//! long one takes is estimated from its work and a rate that follows from how long earlier ones took.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use longwave_contract::BackendError;
+
+use crate::device::Gpu;
+
+/// What a submission should take at most. An estimate may be wrong by a factor of three before the device stands still for a third of a
+/// second.
+const TARGET: f64 = 0.1;
+/// Seconds that a dispatch costs beside its work.
+const DISPATCH: f64 = 10e-6;
+/// Multiply-adds a second that are assumed at first: a slow software driver's.
+const FIRST_RATE: f64 = 1e9;
+/// A submission of this many seconds is work, not overhead, and may lower the rate.
+const TELLING: f64 = 0.03;
+/// A wait of this length has seen the end of the submission, and not only found that it had ended.
+const SEEN: Duration = Duration::from_micros(50);
+/// A call to submit that takes this long has waited for the device.
+const BLOCKED: Duration = Duration::from_millis(1);
+/// Submissions that may be under way: a bound on memory and on how far the host runs ahead.
+const AHEAD: usize = 64;
+
+/// Estimates how long work takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Multiply-adds a second.
+    rate: f64,
+}
+
+impl Pace {
+    const fn new() -> Self {
+        Pace { rate: FIRST_RATE }
+    }
+
+    /// Seconds of one dispatch.
+    pub(crate) fn seconds(&self, work: u64) -> f64 {
+        work as f64 / self.rate + DISPATCH
+    }
+
+    /// Whether a submission that already holds work of `seconds` has no room for `more`.
+    pub(crate) fn is_full(seconds: f64, more: f64) -> bool {
+        seconds + more > TARGET
+    }
+
+    /// Learns from a submission: from a slow one at once, from a quick one by at most a factor of two, since the next may hold slower
+    /// kernels.
+    fn learn(&mut self, work: u64, seconds: f64) {
+        if work == 0 {
+            return;
+        }
+        let measured = work as f64 / seconds.max(1e-6);
+        if measured > self.rate {
+            self.rate = measured.min(self.rate * 2.0);
+        } else if seconds > TELLING {
+            self.rate = measured.max(1e3);
+        }
+    }
+}
+
+/// A submission that has not been waited for.
+#[derive(Debug)]
+struct Pending {
+    serial: u64,
+    index: wgpu::SubmissionIndex,
+    work: u64,
+    at: Instant,
+    /// Whether nothing else was under way, so that it began when it was submitted.
+    first: bool,
+}
+
+/// The submissions of a backend, numbered from 1.
+#[derive(Debug)]
+pub(crate) struct Submissions {
+    last: u64,
+    pending: VecDeque<Pending>,
+    pace: Pace,
+    /// When the last one that was waited for ended, where the wait saw it.
+    seen: Option<Instant>,
+    /// Submissions after which a test loses the device.
+    lose_after: Option<u64>,
+}
+
+impl Submissions {
+    pub(crate) fn new(lose_after: Option<u64>) -> Self {
+        Submissions {
+            last: 0,
+            pending: VecDeque::new(),
+            pace: Pace::new(),
+            seen: None,
+            lose_after,
+        }
+    }
+
+    /// How long work takes.
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// The number of the last submission; 0 before the first.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Submits commands that hold `work` multiply-adds, and everything that was written before.
+    ///
+    /// # Errors
+    /// What the driver refused, or that the device is lost.
+    pub(crate) fn submit(
+        &mut self,
+        gpu: &Gpu,
+        encoder: wgpu::CommandEncoder,
+        work: u64,
+    ) -> Result<u64, BackendError> {
+        while self.pending.len() >= AHEAD {
+            self.wait_first(gpu)?;
+        }
+        if self.lose_after.is_some_and(|limit| self.last >= limit) {
+            gpu.device.destroy();
+            gpu.wait(None)?;
+        }
+        let (commands, first) = (encoder.finish(), self.pending.is_empty());
+        let at = Instant::now();
+        let index = gpu.queue.submit([commands]);
+        let took = at.elapsed();
+        gpu.faults.check()?;
+        self.last += 1;
+        self.pending.push_back(Pending {
+            serial: self.last,
+            index,
+            work,
+            at,
+            first,
+        });
+        if took > BLOCKED {
+            self.take_ended(gpu)?;
+        }
+        Ok(self.last)
+    }
+
+    /// Waits until the submission of this number and all before it have ended.
+    ///
+    /// # Errors
+    /// As [`Gpu::wait`].
+    pub(crate) fn wait(&mut self, gpu: &Gpu, serial: u64) -> Result<(), BackendError> {
+        // One after another: the time limit is one submission's, not that of all.
+        while self
+            .pending
+            .front()
+            .is_some_and(|first| first.serial <= serial)
+        {
+            self.wait_first(gpu)?;
+        }
+        gpu.faults.check()
+    }
+
+    fn wait_first(&mut self, gpu: &Gpu) -> Result<(), BackendError> {
+        let Some(pending) = self.pending.pop_front() else {
+            return gpu.faults.check();
+        };
+        let before = Instant::now();
+        gpu.wait(Some(pending.index.clone()))?;
+        let ended = Instant::now();
+        let seen = ended.duration_since(before) > SEEN;
+        self.account(&pending, seen.then_some(ended));
+        Ok(())
+    }
+
+    /// Takes what has ended while a call to submit blocked. Drivers that let only one submission wait, as software drivers do, block until
+    /// the one before has ended, and nothing is left to wait for later.
+    fn take_ended(&mut self, gpu: &Gpu) -> Result<(), BackendError> {
+        let mut ended = Vec::new();
+        while let Some(pending) = self.pending.front() {
+            if !gpu.ended(pending.index.clone())? {
+                break;
+            }
+            ended.extend(self.pending.pop_front());
+        }
+        let now = Instant::now();
+        match ended.as_slice() {
+            [] => {}
+            [one] => self.account(one, Some(now)),
+            // Of several, only the last one's end is known.
+            _ => self.seen = Some(now),
+        }
+        Ok(())
+    }
+
+    /// Learns from a submission whose end was seen, when its beginning is known too.
+    fn account(&mut self, pending: &Pending, ended: Option<Instant>) {
+        let began = match (pending.first, self.seen) {
+            (true, _) => Some(pending.at),
+            (false, Some(seen)) => Some(seen.max(pending.at)),
+            (false, None) => None,
+        };
+        if let (Some(began), Some(ended)) = (began, ended) {
+            let seconds = ended.saturating_duration_since(began).as_secs_f64();
+            self.pace.learn(pending.work, seconds);
+        }
+        self.seen = ended;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_submission_lowers_the_rate_at_once_and_a_quick_one_raises_it_in_steps() {
+        let mut pace = Pace { rate: 1e9 };
+        pace.learn(1_000_000_000, 0.01);
+        assert_eq!(pace.rate, 2e9);
+        pace.learn(1_000_000_000, 10.0);
+        assert_eq!(pace.rate, 1e8);
+        // Overhead says nothing about the rate.
+        pace.learn(10, 0.001);
+        assert_eq!(pace.rate, 1e8);
+        pace.learn(0, 1.0);
+        assert_eq!(pace.rate, 1e8);
+    }
+
+    #[test]
+    fn a_submission_is_full_at_the_target() {
+        let pace = Pace { rate: 1e9 };
+        let each = pace.seconds(20_000_000);
+        assert!(!Pace::is_full(3.0 * each, each));
+        assert!(Pace::is_full(4.0 * each, each));
+    }
+}

@@ -1,0 +1,99 @@
+//! What goes wrong comes back as an error, and never as a panic.
+
+use longwave_contract::{Backend, BackendError, BufferDesc, DType};
+use longwave_wgpu::{WgpuBackend, WgpuOptions, devices};
+
+use super::{Case, Outcome, holds, open, same};
+
+pub(super) const TRIALS: &[Case] = &[
+    (
+        "faults: devices are listed and chosen",
+        devices_are_listed_and_chosen,
+    ),
+    (
+        "faults: the limit of memory is an error",
+        the_limit_of_memory_is_an_error,
+    ),
+    ("faults: a lost device stays lost", a_lost_device_stays_lost),
+];
+
+fn devices_are_listed_and_chosen() -> Outcome {
+    let found = devices();
+    holds(
+        !found.is_empty(),
+        "no device is listed, and yet one was opened",
+    )?;
+    for (place, info) in found.iter().enumerate() {
+        same(info.index, place, "number")?;
+        holds(
+            !info.name.is_empty() && info.binding_limit >= 1 << 20,
+            format!("{info:?}"),
+        )?;
+        let named = WgpuBackend::open(&WgpuOptions {
+            device: Some(place.to_string()),
+            ..WgpuOptions::default()
+        })?;
+        same(named.caps().device.clone(), info.name.clone(), "device")?;
+        same(named.caps().kind, info.kind, "kind")?;
+        holds(named.caps().slab_limit.is_multiple_of(256), "slab limit")?;
+    }
+    let missing = WgpuBackend::open(&WgpuOptions {
+        device: Some("no such device".into()),
+        ..WgpuOptions::default()
+    });
+    match missing.map(|_| ()) {
+        Err(error @ BackendError::NoDevice { .. }) => {
+            let text = error.to_string();
+            let listed = found.iter().all(|info| text.contains(&info.name));
+            holds(listed && text.contains("no such device"), text)
+        }
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn the_limit_of_memory_is_an_error() -> Outcome {
+    let backend = open(|options| options.memory_limit = Some(1 << 20))?;
+    let half = BufferDesc::of("half", DType::F32, 128, 1024);
+    let first = backend.alloc(&half)?;
+    let second = backend.alloc(&half)?;
+    let third = backend.alloc(&half);
+    let expected = Err(BackendError::OutOfMemory {
+        backend: "wgpu",
+        label: "half".into(),
+        bytes: 1 << 19,
+    });
+    same(third, expected, "a third half")?;
+    // Reading and writing still work, and so does memory that was given back.
+    backend.write(first, 0, &[5; 1 << 19])?;
+    backend.free(second);
+    let second = backend.alloc(&half)?;
+    backend.copy((first, 0), (second, 0), 1 << 19)?;
+    let mut bytes = [0; 4];
+    backend.read(second, (1 << 19) - 4, &mut bytes)?;
+    same(bytes, [5; 4], "content")
+}
+
+fn a_lost_device_stays_lost() -> Outcome {
+    let backend = open(|options| options.lose_after = Some(1))?;
+    let buffer = backend.alloc(&BufferDesc::of("test", DType::F32, 1, 1024))?;
+    let mut bytes = [1; 4096];
+    backend.read(buffer, 0, &mut bytes)?;
+    let lost = |outcome: Result<(), BackendError>, what: &str| {
+        let found = format!("{what}: {outcome:?}");
+        holds(
+            matches!(outcome, Err(BackendError::DeviceLost { .. })),
+            found,
+        )
+    };
+    lost(
+        backend.read(buffer, 0, &mut bytes),
+        "the submission that loses it",
+    )?;
+    lost(backend.read(buffer, 0, &mut bytes), "read")?;
+    lost(backend.write(buffer, 0, &bytes), "write")?;
+    lost(backend.copy((buffer, 0), (buffer, 64), 4), "copy")?;
+    let desc = BufferDesc::of("more", DType::F32, 1, 1024);
+    lost(backend.alloc(&desc).map(|_| ()), "alloc")?;
+    backend.free(buffer);
+    Ok(())
+}
