@@ -1,0 +1,97 @@
+//! Prepared recordings, one for each bucket.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use longwave_contract::{Backend, PlanId, Recording, Ticket};
+
+use super::EngineOptions;
+use super::tables::Tables;
+use crate::error::Error;
+
+/// Plans that are kept prepared; the least recently used one makes room.
+const KEPT: usize = 24;
+
+/// The capacities of a recording. Each is a power of two or the engine's limit, so that few recordings serve all steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Bucket {
+    /// Rows.
+    pub rows: u32,
+    /// Tokens that any row sees.
+    pub longest: u32,
+    /// Rows whose logits are given; 0 records none.
+    pub logits: u32,
+}
+
+impl Bucket {
+    /// The smallest bucket that takes what the tables hold.
+    pub fn of(tables: &Tables, options: &EngineOptions) -> Bucket {
+        let up = |value: u32, limit: u32| value.next_power_of_two().min(limit);
+        Bucket {
+            rows: up(tables.row_count(), options.chunk),
+            longest: up(tables.longest().max(128), options.context.max(1)),
+            logits: match tables.selected_count() {
+                0 => 0,
+                wanted => up(wanted, options.sequences),
+            },
+        }
+    }
+}
+
+/// Plans by bucket.
+pub(super) struct Plans {
+    backend: Arc<dyn Backend>,
+    plans: HashMap<Bucket, (PlanId, u64)>,
+    clock: u64,
+}
+
+impl Plans {
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Plans {
+            backend,
+            plans: HashMap::new(),
+            clock: 0,
+        }
+    }
+
+    pub fn contains(&self, bucket: Bucket) -> bool {
+        self.plans.contains_key(&bucket)
+    }
+
+    pub fn insert(&mut self, bucket: Bucket, recording: &Recording) -> Result<(), Error> {
+        if self.plans.len() >= KEPT {
+            let oldest = self
+                .plans
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(bucket, (plan, _))| (*bucket, *plan));
+            if let Some((bucket, plan)) = oldest {
+                self.backend.release(plan);
+                self.plans.remove(&bucket);
+            }
+        }
+        let plan = self.backend.prepare(recording)?;
+        self.plans.insert(bucket, (plan, self.clock));
+        Ok(())
+    }
+
+    /// Runs the plan of a bucket that [`Plans::contains`].
+    pub fn run(&mut self, bucket: Bucket) -> Result<Ticket, Error> {
+        self.clock += 1;
+        let Some((plan, used)) = self.plans.get_mut(&bucket) else {
+            return Err(Error::Parameter(format!(
+                "no plan was prepared for {bucket:?}"
+            )));
+        };
+        *used = self.clock;
+        Ok(self.backend.run(*plan)?)
+    }
+}
+
+impl Drop for Plans {
+    fn drop(&mut self) {
+        for (plan, _) in self.plans.values() {
+            self.backend.release(*plan);
+        }
+    }
+}
