@@ -1,0 +1,379 @@
+//! The choice of a backend and a device: the only file of the project's engine and program that names backends.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use longwave_contract::{Backend, DeviceKind};
+use longwave_cpu::CpuBackend;
+use longwave_wgpu::{DeviceInfo, WgpuBackend, WgpuOptions};
+
+use crate::args::DeviceArguments;
+use crate::output::Notes;
+
+/// The name of the CPU backend's one device.
+const CPU_DEVICE: &str = "cpu";
+
+/// What `--backend` takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// A GPU through wgpu where there is one, else the processor
+    #[default]
+    Auto,
+    /// The processor
+    Cpu,
+    /// A GPU through wgpu; a software adapter where there is no other
+    Wgpu,
+}
+
+/// A device that can be chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// The wgpu adapter of this index.
+    Wgpu(usize),
+}
+
+/// A device, and why it was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The device.
+    pub device: Device,
+    /// Its name.
+    pub name: String,
+    /// What led to it.
+    pub why: String,
+    /// Whether the user should be told, since it is not just what was asked for.
+    pub notable: bool,
+}
+
+impl Choice {
+    /// Chooses by the flags among the devices of this machine.
+    ///
+    /// # Errors
+    /// No device answers to the flags.
+    pub fn by(arguments: &DeviceArguments) -> Result<Choice> {
+        Choice::of(arguments.backend, arguments.device.as_deref())
+    }
+
+    /// As [`Choice::by`], without the flags.
+    ///
+    /// # Errors
+    /// No device answers to what is asked for.
+    pub fn of(backend: BackendName, device: Option<&str>) -> Result<Choice> {
+        let adapters = if backend == BackendName::Cpu {
+            Vec::new()
+        } else {
+            longwave_wgpu::devices()
+        };
+        choose(backend, device, &adapters)
+    }
+
+    /// The name of the chosen backend.
+    pub fn backend(&self) -> &'static str {
+        match self.device {
+            Device::Cpu => "cpu",
+            Device::Wgpu(_) => "wgpu",
+        }
+    }
+
+    /// Opens the device, and says which one it is where that is not just what was asked for.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self, notes: &Notes) -> Result<Arc<dyn Backend>> {
+        if self.notable {
+            notes.note(&self.why);
+        }
+        match self.device {
+            Device::Cpu => Ok(Arc::new(CpuBackend::new())),
+            Device::Wgpu(index) => {
+                let options = WgpuOptions {
+                    device: Some(index.to_string()),
+                    allow_software: true,
+                    ..Default::default()
+                };
+                let backend = WgpuBackend::open(&options)
+                    .with_context(|| format!("{} cannot be used", self.name))?;
+                Ok(Arc::new(backend))
+            }
+        }
+    }
+}
+
+/// What `devices` tells about a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The backend that runs models on it.
+    pub backend: &'static str,
+    /// What `--device` calls it.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What kind of device it is.
+    pub kind: &'static str,
+    /// Its driver.
+    pub driver: String,
+    /// Bytes that are free, where that is known.
+    pub memory: Option<u64>,
+    /// Sizes that bound what it does: key, words, bytes.
+    pub limits: Vec<(&'static str, &'static str, u64)>,
+}
+
+/// Every device of this machine, the processor first, then the adapters of wgpu in the order of their indices.
+pub fn devices() -> Vec<Listed> {
+    let cpu = CpuBackend::new();
+    let caps = cpu.caps();
+    let cpu = Listed {
+        backend: caps.backend,
+        id: CPU_DEVICE.to_owned(),
+        name: caps.device.clone(),
+        kind: caps.kind.name(),
+        driver: caps.driver.clone(),
+        memory: caps.memory,
+        limits: Vec::new(),
+    };
+    let adapters = longwave_wgpu::devices().into_iter().map(|info| Listed {
+        backend: "wgpu",
+        id: info.index.to_string(),
+        kind: info.kind.name(),
+        driver: format!("{}, {}", info.interface, info.driver),
+        memory: info.memory,
+        limits: vec![
+            ("binding_limit", "largest binding", info.binding_limit),
+            ("buffer_limit", "largest buffer", info.buffer_limit),
+            (
+                "workgroup_memory",
+                "workgroup memory",
+                u64::from(info.workgroup_memory),
+            ),
+        ],
+        name: info.name,
+    });
+    std::iter::once(cpu).chain(adapters).collect()
+}
+
+fn choose(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -> Result<Choice> {
+    let cpu = |why: String, notable| Choice {
+        device: Device::Cpu,
+        name: CPU_DEVICE.to_owned(),
+        why,
+        notable,
+    };
+    let asks_for_cpu = device.is_some_and(|device| device.eq_ignore_ascii_case(CPU_DEVICE));
+    match backend {
+        BackendName::Cpu => match device {
+            Some(other) if !asks_for_cpu => {
+                bail!("--device {other}: the cpu backend has one device, `cpu`")
+            }
+            _ => Ok(cpu("cpu, as asked for".into(), false)),
+        },
+        BackendName::Auto if asks_for_cpu => Ok(cpu("cpu, as asked for".into(), false)),
+        BackendName::Auto => {
+            let matching = matching(device, adapters)?;
+            let hardware: Vec<usize> = matching
+                .iter()
+                .copied()
+                .filter(|&index| is_hardware(&adapters[index]))
+                .collect();
+            let software = names(&matching, adapters);
+            match (best(&hardware, adapters), device) {
+                (Some(index), _) => {
+                    let info = &adapters[index];
+                    let why = format!(
+                        "auto picks wgpu: {} ({}, {})",
+                        info.name,
+                        info.kind.name(),
+                        info.interface
+                    );
+                    Ok(wgpu(info, why, true))
+                }
+                (None, Some(device)) => {
+                    bail!(
+                        "--device {device}: {software} is a software adapter, which only --backend wgpu takes"
+                    )
+                }
+                (None, None) if adapters.is_empty() => {
+                    Ok(cpu("auto picks cpu: wgpu finds no GPU".into(), true))
+                }
+                (None, None) => Ok(cpu(
+                    format!(
+                        "auto picks cpu: there is no GPU, only a software adapter ({software})"
+                    ),
+                    true,
+                )),
+            }
+        }
+        BackendName::Wgpu => {
+            let found = best(&matching(device, adapters)?, adapters);
+            let info = found
+                .and_then(|index| adapters.get(index))
+                .context("wgpu finds no adapter: is a graphics driver installed?")?;
+            if is_hardware(info) {
+                return Ok(wgpu(info, "wgpu, as asked for".into(), false));
+            }
+            let why = format!(
+                "wgpu runs on a software adapter, {}: --backend cpu is usually faster",
+                info.name
+            );
+            Ok(wgpu(info, why, true))
+        }
+    }
+}
+
+fn wgpu(info: &DeviceInfo, why: String, notable: bool) -> Choice {
+    Choice {
+        device: Device::Wgpu(info.index),
+        name: info.name.clone(),
+        why,
+        notable,
+    }
+}
+
+fn is_hardware(info: &DeviceInfo) -> bool {
+    !matches!(info.kind, DeviceKind::Software | DeviceKind::Cpu)
+}
+
+/// The adapters that a `--device` means: the one of that index, or those whose names contain the text, letters in any case.
+fn matching(device: Option<&str>, adapters: &[DeviceInfo]) -> Result<Vec<usize>> {
+    let all = 0..adapters.len();
+    let Some(device) = device else {
+        return Ok(all.collect());
+    };
+    if let Some(index) = device.parse().ok().filter(|index| all.contains(index)) {
+        return Ok(vec![index]);
+    }
+    let wanted = device.to_lowercase();
+    let found: Vec<usize> = all
+        .clone()
+        .filter(|&index| adapters[index].name.to_lowercase().contains(&wanted))
+        .collect();
+    if found.is_empty() {
+        let known = if adapters.is_empty() {
+            "none".to_owned()
+        } else {
+            names(&all.collect::<Vec<_>>(), adapters)
+        };
+        bail!("--device {device}: wgpu has no such adapter; it has {known}");
+    }
+    Ok(found)
+}
+
+/// The adapter of the best kind, the first of several.
+fn best(indices: &[usize], adapters: &[DeviceInfo]) -> Option<usize> {
+    indices
+        .iter()
+        .copied()
+        .min_by_key(|&index| (adapters[index].kind, index))
+}
+
+fn names(indices: &[usize], adapters: &[DeviceInfo]) -> String {
+    let names: Vec<String> = indices
+        .iter()
+        .map(|&index| format!("{index}: {}", adapters[index].name))
+        .collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(index: usize, name: &str, kind: DeviceKind) -> DeviceInfo {
+        DeviceInfo {
+            index,
+            name: name.into(),
+            kind,
+            driver: "a driver".into(),
+            interface: "vulkan",
+            binding_limit: 1 << 30,
+            buffer_limit: 1 << 30,
+            memory: None,
+            workgroup_memory: 32_768,
+        }
+    }
+
+    fn laptop() -> [DeviceInfo; 4] {
+        [
+            adapter(0, "llvmpipe (LLVM)", DeviceKind::Software),
+            adapter(1, "Xe Graphics", DeviceKind::Integrated),
+            adapter(2, "GeForce 4090", DeviceKind::Discrete),
+            adapter(3, "GeForce 3060", DeviceKind::Discrete),
+        ]
+    }
+
+    fn pick(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -> Device {
+        choose(backend, device, adapters)
+            .expect("there is one")
+            .device
+    }
+
+    fn refusal(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -> String {
+        choose(backend, device, adapters)
+            .expect_err("there is none")
+            .to_string()
+    }
+
+    #[test]
+    fn auto_takes_the_best_hardware_and_says_so() -> Result<()> {
+        let choice = choose(BackendName::Auto, None, &laptop())?;
+        assert_eq!(
+            (choice.device.clone(), choice.notable),
+            (Device::Wgpu(2), true)
+        );
+        assert!(
+            choice.why.contains("4090") && choice.why.contains("discrete"),
+            "{}",
+            choice.why
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn auto_never_takes_a_software_adapter() -> Result<()> {
+        let only_software = &laptop()[..1];
+        let choice = choose(BackendName::Auto, None, only_software)?;
+        assert_eq!((choice.device, choice.notable), (Device::Cpu, true));
+        assert!(choice.why.contains("llvmpipe"), "{}", choice.why);
+        assert_eq!(pick(BackendName::Auto, None, &[]), Device::Cpu);
+        assert!(refusal(BackendName::Auto, Some("llvm"), &laptop()).contains("--backend wgpu"));
+        Ok(())
+    }
+
+    #[test]
+    fn wgpu_falls_back_to_software_and_says_so() -> Result<()> {
+        assert_eq!(pick(BackendName::Wgpu, None, &laptop()), Device::Wgpu(2));
+        let choice = choose(BackendName::Wgpu, None, &laptop()[..1])?;
+        assert_eq!((choice.device, choice.notable), (Device::Wgpu(0), true));
+        assert!(choice.why.contains("software"), "{}", choice.why);
+        assert!(refusal(BackendName::Wgpu, None, &[]).contains("no adapter"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_is_an_index_or_a_part_of_a_name() {
+        let auto = |device| pick(BackendName::Auto, Some(device), &laptop());
+        assert_eq!(auto("1"), Device::Wgpu(1));
+        assert_eq!(auto("3060"), Device::Wgpu(3));
+        assert_eq!(auto("geforce"), Device::Wgpu(2));
+        assert_eq!(auto("CPU"), Device::Cpu);
+        assert_eq!(
+            pick(BackendName::Wgpu, Some("0"), &laptop()),
+            Device::Wgpu(0)
+        );
+        let error = refusal(BackendName::Wgpu, Some("no such device"), &laptop());
+        assert!(
+            error.contains("no such device") && error.contains("0: llvmpipe"),
+            "{error}"
+        );
+        assert!(refusal(BackendName::Auto, Some("7"), &[]).contains("none"));
+    }
+
+    #[test]
+    fn the_cpu_has_one_device() {
+        assert_eq!(pick(BackendName::Cpu, None, &[]), Device::Cpu);
+        assert_eq!(pick(BackendName::Cpu, Some("cpu"), &[]), Device::Cpu);
+        assert!(refusal(BackendName::Cpu, Some("0"), &laptop()).contains("--device 0"));
+    }
+}

@@ -1,0 +1,110 @@
+//! From a model's name to an engine that runs it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use longwave_contract::Backend;
+use longwave_runtime::Error;
+use longwave_runtime::engine::{Engine, EngineOptions};
+use longwave_runtime::hub::{self, LocalModel, ModelReference, ResolveOptions};
+use longwave_runtime::model::{Model, ModelSource};
+use longwave_runtime::policy::{Dense, Policy};
+
+use crate::args::{KvPolicy, ModelArguments};
+use crate::output::Notes;
+use crate::progress::{FetchProgress, byte_bar};
+
+/// A model that is on this machine.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// What the user called it.
+    pub name: String,
+    /// The file or directory.
+    pub path: PathBuf,
+}
+
+/// A model whose files were opened and checked; no weights are loaded.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the user called it.
+    pub name: String,
+    /// The files.
+    pub source: ModelSource,
+}
+
+/// Finds a model, fetching it where it is not on this machine.
+///
+/// # Errors
+/// The name is no model's, or the model cannot be had.
+pub fn locate(name: &str, offline: bool, notes: &Notes) -> Result<Located> {
+    let reference = ModelReference::parse(name)?;
+    let mut options = ResolveOptions::from_environment();
+    options.offline |= offline;
+    let mut progress = FetchProgress::new(notes);
+    let local = hub::resolve(&reference, &options, &mut |event| progress.show(event))?;
+    let (LocalModel::Gguf(path) | LocalModel::Directory(path)) = local;
+    Ok(Located {
+        name: name.to_owned(),
+        path,
+    })
+}
+
+/// Finds a model and opens its files.
+///
+/// # Errors
+/// As [`locate`], and when the files are broken or of a kind that is not supported.
+pub fn open(arguments: &ModelArguments, notes: &Notes) -> Result<Opened> {
+    let Located { name, path } = locate(&arguments.model, arguments.offline, notes)?;
+    let source = ModelSource::open(path)?;
+    Ok(Opened { name, source })
+}
+
+impl Opened {
+    /// Whether the model has all of these tokens: asked before its weights are loaded, which takes long.
+    ///
+    /// # Errors
+    /// The first token that it does not have.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let vocabulary = self.source.config().vocabulary;
+        match tokens
+            .iter()
+            .enumerate()
+            .find(|(_, token)| **token >= vocabulary)
+        {
+            None => Ok(()),
+            Some((position, &token)) => Err(Error::TokenBeyondVocabulary {
+                token,
+                position,
+                vocabulary,
+            }
+            .into()),
+        }
+    }
+
+    /// Loads the weights and makes an engine.
+    ///
+    /// # Errors
+    /// The weights are broken or do not fit, or the device fails.
+    pub fn engine(
+        &self,
+        backend: &Arc<dyn Backend>,
+        kv: KvPolicy,
+        mut options: EngineOptions,
+        notes: &Notes,
+    ) -> Result<Engine> {
+        // A chunk beyond the context would only waste memory.
+        options.chunk = options.chunk.min(options.context);
+        let bar = byte_bar(notes, "loading");
+        let model = Model::load(backend, &self.source, &options, &mut |event| {
+            bar.set_length(event.total);
+            bar.set_position(event.done);
+        });
+        bar.finish_and_clear();
+        let policy: Arc<dyn Policy> = match kv {
+            KvPolicy::Dense => Arc::new(Dense),
+        };
+        Engine::new(Arc::clone(backend), Arc::new(model?), policy, options)
+            .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))
+    }
+}
