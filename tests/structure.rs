@@ -30,7 +30,12 @@ fn files(folder: &str) -> Result<Vec<String>> {
             if entry.file_type()?.is_dir() {
                 folders.push(path);
             } else {
-                found.push(path.display().to_string().trim_start_matches("./").to_owned());
+                found.push(
+                    path.display()
+                        .to_string()
+                        .trim_start_matches("./")
+                        .to_owned(),
+                );
             }
         }
     }
@@ -40,42 +45,88 @@ fn files(folder: &str) -> Result<Vec<String>> {
 
 #[test]
 fn the_root_holds_what_it_should() -> Result<()> {
-    let mut allowed: BTreeSet<&str> = ["engine", "shaders", "cuda-kernels", "cli", "tests", "benches", "Cargo.toml", "README.md"].into();
-    allowed.extend(["Cargo.lock", "LICENSE", "LICENSE-MIT", "LICENSE-APACHE", "rust-toolchain.toml", "target"]);
+    let mut allowed: BTreeSet<&str> = [
+        "engine",
+        "shaders",
+        "cuda-kernels",
+        "cli",
+        "tests",
+        "benches",
+        "Cargo.toml",
+        "README.md",
+    ]
+    .into();
+    allowed.extend([
+        "Cargo.lock",
+        "LICENSE",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "rust-toolchain.toml",
+        "target",
+    ]);
     for entry in std::fs::read_dir(root())? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        ensure!(name.starts_with('.') || allowed.contains(name.as_str()), "{name} does not belong at the root");
+        ensure!(
+            name.starts_with('.') || allowed.contains(name.as_str()),
+            "{name} does not belong at the root"
+        );
     }
     Ok(())
 }
 
 /// Places where an op has no file of its own, each with its reason.
 const GAPS: [(&str, &str, &str); 2] = [
-    ("linear_add", "shaders/op", "a matmul with an addition: shaders/shared/matmul_*.wgsl serve it"),
-    ("norm_linear", "shaders/op", "a norm and a matmul: shaders/shared/ serves both"),
+    (
+        "linear_add",
+        "shaders/op",
+        "a matmul with an addition: shaders/shared/matmul_*.wgsl serve it",
+    ),
+    (
+        "norm_linear",
+        "shaders/op",
+        "a norm and a matmul: shaders/shared/ serves both",
+    ),
 ];
 
 /// Folders that do not exist yet, each with its reason.
 const ABSENT: [(&str, &str); 3] = [
-    ("engine/cuda/src/launch", "the CUDA backend is not written yet"),
+    (
+        "engine/cuda/src/launch",
+        "the CUDA backend is not written yet",
+    ),
     ("cuda-kernels/op", "the CUDA backend is not written yet"),
     ("benches/op", "the bench program is not written yet"),
 ];
 
 #[test]
 fn every_op_has_one_name_everywhere() -> Result<()> {
-    let places = ["engine/contract/src/op", "engine/cpu/src/op", "engine/wgpu/src/launch", "shaders/op", "tests/op"];
+    let places = [
+        "engine/contract/src/op",
+        "engine/cpu/src/op",
+        "engine/wgpu/src/launch",
+        "shaders/op",
+        "tests/op",
+    ];
     for place in places {
         let names = files(place)?;
         for op in Op::NAMES {
             let prefix = format!("{place}/{op}");
             let has = names.iter().any(|name| name.starts_with(&prefix));
-            let gap = GAPS.iter().find(|(name, folder, _)| name == op && *folder == place);
-            ensure!(has != gap.is_some(), "{op} in {place}: file {has}, listed as a gap {}", gap.is_some());
+            let gap = GAPS
+                .iter()
+                .find(|(name, folder, _)| name == op && *folder == place);
+            ensure!(
+                has != gap.is_some(),
+                "{op} in {place}: file {has}, listed as a gap {}",
+                gap.is_some()
+            );
         }
     }
     for (folder, reason) in ABSENT {
-        ensure!(!root().join(folder).exists(), "{folder} exists, but is listed as absent: {reason}");
+        ensure!(
+            !root().join(folder).exists(),
+            "{folder} exists, but is listed as absent: {reason}"
+        );
     }
     Ok(())
 }
@@ -92,32 +143,58 @@ fn crates_depend_only_along_the_edges() -> Result<()> {
     ];
     for (package, allowed) in edges {
         let manifest = read(format!("{package}/Cargo.toml"))?;
-        for line in manifest.lines().filter(|line| line.starts_with("longwave-")) {
+        for line in manifest
+            .lines()
+            .filter(|line| line.starts_with("longwave-"))
+        {
             let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
             ensure!(allowed.contains(&name), "{package} depends on {name}");
         }
     }
     let contract = read("engine/contract/Cargo.toml")?;
-    let dependencies = contract.split("[dependencies]").nth(1).context("no dependencies")?;
-    let names: Vec<&str> = dependencies.lines().filter_map(|line| line.split('.').next()).filter(|name| !name.is_empty()).collect();
-    ensure!(names == ["bytemuck", "half", "thiserror"], "the contract depends on {names:?}");
+    let dependencies = contract
+        .split("[dependencies]")
+        .nth(1)
+        .context("no dependencies")?;
+    let names: Vec<&str> = dependencies
+        .lines()
+        .filter_map(|line| line.split('.').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    ensure!(
+        names == ["bytemuck", "half", "thiserror"],
+        "the contract depends on {names:?}"
+    );
     Ok(())
 }
 
 #[test]
 fn unsafe_is_where_it_is_allowed_and_says_why() -> Result<()> {
-    let allowed = ["engine/wgpu/", "engine/cuda/", "engine/runtime/src/format/map.rs"];
+    let allowed = [
+        "engine/wgpu/",
+        "engine/cuda/",
+        "engine/runtime/src/format/map.rs",
+    ];
     for file in files(".")?.iter().filter(|file| file.ends_with(".rs")) {
         let text = read(file)?;
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            if !code.contains(concat!("un", "safe {")) && !code.contains(concat!("un", "safe impl")) {
+            if !code.contains(concat!("un", "safe {")) && !code.contains(concat!("un", "safe impl"))
+            {
                 continue;
             }
-            ensure!(allowed.iter().any(|place| file.starts_with(place)), "{file}:{}: not allowed here", index + 1);
+            ensure!(
+                allowed.iter().any(|place| file.starts_with(place)),
+                "{file}:{}: not allowed here",
+                index + 1
+            );
             let before = lines[index.saturating_sub(6)..index].join("\n");
-            ensure!(before.contains("SAFETY"), "{file}:{}: no SAFETY comment above", index + 1);
+            ensure!(
+                before.contains("SAFETY"),
+                "{file}:{}: no SAFETY comment above",
+                index + 1
+            );
         }
     }
     Ok(())
@@ -127,18 +204,32 @@ fn unsafe_is_where_it_is_allowed_and_says_why() -> Result<()> {
 fn kernels_live_in_their_folders_and_begin_alike() -> Result<()> {
     for file in files(".")? {
         if file.ends_with(".wgsl") {
-            ensure!(file.starts_with("shaders/"), "{file} is outside of shaders/");
+            ensure!(
+                file.starts_with("shaders/"),
+                "{file} is outside of shaders/"
+            );
         }
         if file.ends_with(".cu") || file.ends_with(".cuh") {
-            ensure!(file.starts_with("cuda-kernels/"), "{file} is outside of cuda-kernels/");
+            ensure!(
+                file.starts_with("cuda-kernels/"),
+                "{file} is outside of cuda-kernels/"
+            );
         }
     }
     let headers = ["what", "contract", "grid", "shared", "numerics"];
     for file in files("shaders/op")?.iter().chain(&files("shaders/shared")?) {
         let text = read(file)?;
-        let comment: String = text.lines().take_while(|line| line.starts_with("//")).collect::<Vec<_>>().join("\n").to_lowercase();
+        let comment: String = text
+            .lines()
+            .take_while(|line| line.starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n")
+            .to_lowercase();
         for header in headers {
-            ensure!(comment.contains(&format!("// {header}")), "{file}: the header has no line `{header}`");
+            ensure!(
+                comment.contains(&format!("// {header}")),
+                "{file}: the header has no line `{header}`"
+            );
         }
     }
     Ok(())
@@ -146,7 +237,10 @@ fn kernels_live_in_their_folders_and_begin_alike() -> Result<()> {
 
 #[test]
 fn files_can_be_read_in_one_sitting() -> Result<()> {
-    for file in files(".")?.iter().filter(|file| file.ends_with(".rs") || file.ends_with(".wgsl")) {
+    for file in files(".")?
+        .iter()
+        .filter(|file| file.ends_with(".rs") || file.ends_with(".wgsl"))
+    {
         let lines = read(file)?.lines().count();
         ensure!(lines <= 600, "{file} has {lines} lines");
     }
@@ -155,8 +249,16 @@ fn files_can_be_read_in_one_sitting() -> Result<()> {
 
 #[test]
 fn nothing_is_left_open() -> Result<()> {
-    let marks = [concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("FIX", "ME"), concat!("TO", "DO")];
-    for file in files(".")?.iter().filter(|file| file.ends_with(".rs") || file.ends_with(".wgsl") || file.ends_with(".cuh")) {
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimpl", "emented!("),
+        concat!("FIX", "ME"),
+        concat!("TO", "DO"),
+    ];
+    for file in files(".")?
+        .iter()
+        .filter(|file| file.ends_with(".rs") || file.ends_with(".wgsl") || file.ends_with(".cuh"))
+    {
         let text = read(file)?;
         for mark in marks {
             ensure!(!text.contains(mark), "{file} contains {mark}");

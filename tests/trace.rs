@@ -15,7 +15,10 @@ use longwave_tests::trial;
 /// A prompt's chunk, then a decode step over it, op by op.
 fn trace(subject: &Arc<dyn Backend>, model: TestModel, path: PathBuf) -> Result<()> {
     let golden = Golden::read(model.golden)?;
-    let options = EngineOptions { chunk: 64, ..EngineOptions::single(128) };
+    let options = EngineOptions {
+        chunk: 64,
+        ..EngineOptions::single(128)
+    };
     let cpu = adapter::cpu();
     let mut left = engine(&cpu, &path, options.clone())?;
     let mut right = engine(subject, &path, options)?;
@@ -23,17 +26,47 @@ fn trace(subject: &Arc<dyn Backend>, model: TestModel, path: PathBuf) -> Result<
     let (a, b) = (left.start(), right.start());
     for tokens in [&ids[..ids.len() - 1], &ids[ids.len() - 1..]] {
         let recordings = (
-            left.stage(&[Feed { sequence: a, tokens, logits: true }])?,
-            right.stage(&[Feed { sequence: b, tokens, logits: true }])?,
+            left.stage(&[Feed {
+                sequence: a,
+                tokens,
+                logits: true,
+            }])?,
+            right.stage(&[Feed {
+                sequence: b,
+                tokens,
+                logits: true,
+            }])?,
         );
         let divergence = first_divergence(
-            Trace { backend: &*cpu, recording: &recordings.0 },
-            Trace { backend: &**subject, recording: &recordings.1 },
+            Trace {
+                backend: &*cpu,
+                recording: &recordings.0,
+            },
+            Trace {
+                backend: &**subject,
+                recording: &recordings.1,
+            },
         )?;
-        ensure!(!divergence.diverged, "{} rows: {:?}", tokens.len(), divergence.agreements.last());
-        ensure!(divergence.agreements.len() > left.model().config().layers as usize * 5, "ops are missing from the trace");
-        left.step(&[Feed { sequence: a, tokens, logits: false }])?;
-        right.step(&[Feed { sequence: b, tokens, logits: false }])?;
+        ensure!(
+            !divergence.diverged,
+            "{} rows: {:?}",
+            tokens.len(),
+            divergence.agreements.last()
+        );
+        ensure!(
+            divergence.agreements.len() > left.model().config().layers as usize * 5,
+            "ops are missing from the trace"
+        );
+        left.step(&[Feed {
+            sequence: a,
+            tokens,
+            logits: false,
+        }])?;
+        right.step(&[Feed {
+            sequence: b,
+            tokens,
+            logits: false,
+        }])?;
     }
     Ok(())
 }
@@ -43,7 +76,9 @@ fn main() -> ExitCode {
     for model in MODELS {
         let both = adapter::wgpu().and_then(|subject| Ok((subject, model.fetch()?)));
         let title = format!("{} op by op on wgpu", model.alias);
-        trials.push(trial::with(title, both, move |(subject, path)| trace(&subject, model, path)));
+        trials.push(trial::with(title, both, move |(subject, path)| {
+            trace(&subject, model, path)
+        }));
     }
     trial::run(trials)
 }

@@ -7,7 +7,11 @@ use super::{Case, matmul_cases};
 
 pub(super) fn cases() -> Vec<Case> {
     matmul_cases(|rig, dtype, (rows, count, n, k)| {
-        let values = if k == 96 { Values::Peaked } else { Values::Flat };
+        let values = if k == 96 {
+            Values::Peaked
+        } else {
+            Values::Flat
+        };
         Ok(GateUpSilu {
             x: rig.f32(rows, k, values)?,
             norm: rig.norm(k)?,

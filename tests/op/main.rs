@@ -1,7 +1,7 @@
 //! Rung 1: does every op on every backend match the CPU reference?
 //!
 //! One file per op lists its cases; each case runs on the adapter with the kernels that it selects, and with every kind of kernel forced:
-//! without subgroups, row and tile matmuls, and buffers cut into small slabs.
+//! without subgroups, row and tile matmuls. Cases with a large table, weight or cache run once more with it cut into small slabs.
 
 mod attend;
 mod embed;
@@ -14,21 +14,31 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
 use longwave_contract::{Backend, DType, Op, Recording, Trace, first_divergence};
 use longwave_tests::adapter::{self, Subject};
 use longwave_tests::rig::Rig;
 use longwave_tests::trial;
 use longwave_wgpu::{Force, MatmulKernel};
 
+/// Makes an op's operands, and the op.
+type Build = Box<dyn Fn(&mut Rig) -> Result<Op> + Send + Sync>;
+
 /// One op with its operands, made anew on each backend.
 struct Case {
     name: String,
-    build: Box<dyn Fn(&mut Rig) -> Result<Op> + Send + Sync>,
+    build: Build,
 }
 
 impl Case {
-    fn new(name: impl Into<String>, build: impl Fn(&mut Rig) -> Result<Op> + Send + Sync + 'static) -> Self {
-        Case { name: name.into(), build: Box::new(build) }
+    fn new(
+        name: impl Into<String>,
+        build: impl Fn(&mut Rig) -> Result<Op> + Send + Sync + 'static,
+    ) -> Self {
+        Case {
+            name: name.into(),
+            build: Box::new(build),
+        }
     }
 
     /// Runs the case on both backends and compares what it wrote.
@@ -36,22 +46,40 @@ impl Case {
         let reference = adapter::cpu();
         let (mut left, mut right) = (Rig::new(&reference, 7), Rig::new(subject, 7));
         let (left_op, right_op) = ((self.build)(&mut left)?, (self.build)(&mut right)?);
-        let before: Vec<Vec<u8>> = written(&left_op).map(|tensor| left.read(tensor)).collect::<Result<_>>()?;
+        let before: Vec<Vec<u8>> = written(&left_op)
+            .map(|tensor| left.read(tensor))
+            .collect::<Result<_>>()?;
         let (left_recording, right_recording) = (record(left_op)?, record(right_op)?);
         let divergence = first_divergence(
-            Trace { backend: &*reference, recording: &left_recording },
-            Trace { backend: &**subject, recording: &right_recording },
+            Trace {
+                backend: &*reference,
+                recording: &left_recording,
+            },
+            Trace {
+                backend: &**subject,
+                recording: &right_recording,
+            },
         )?;
-        ensure!(!divergence.diverged, "out of tolerance: {:?}", divergence.agreements.last());
+        ensure!(
+            !divergence.diverged,
+            "out of tolerance: {:?}",
+            divergence.agreements.last()
+        );
         for (tensor, before) in written(&left_op).zip(before) {
-            ensure!(left.read(tensor)? != before, "the op wrote nothing: the case tests nothing");
+            ensure!(
+                left.read(tensor)? != before,
+                "the op wrote nothing: the case tests nothing"
+            );
         }
         Ok(())
     }
 }
 
 fn written(op: &Op) -> impl Iterator<Item = longwave_contract::Tensor> {
-    op.operands().into_iter().filter(|operand| operand.access.writes()).map(|operand| operand.tensor)
+    op.operands()
+        .into_iter()
+        .filter(|operand| operand.access.writes())
+        .map(|operand| operand.tensor)
 }
 
 fn record(op: Op) -> Result<Recording> {
@@ -61,16 +89,33 @@ fn record(op: Op) -> Result<Recording> {
 }
 
 /// Shapes at which every matmul kernel is tried: rows of input, of which `count` count, by output columns and inner columns.
-const MATMULS: [(u32, u32, u32, u32); 7] =
-    [(1, 1, 64, 64), (2, 2, 96, 160), (5, 4, 100, 96), (8, 8, 257, 576), (17, 17, 64, 64), (70, 67, 130, 96), (128, 128, 192, 128)];
+const MATMULS: [(u32, u32, u32, u32); 8] = [
+    (1, 1, 64, 64),
+    (2, 2, 96, 160),
+    (5, 4, 100, 96),
+    (8, 8, 257, 576),
+    (17, 17, 64, 64),
+    (20, 18, 700, 256),
+    (70, 67, 130, 96),
+    (128, 128, 192, 128),
+];
 
 /// Every weight type at every shape.
-fn matmul_cases(build: impl Fn(&mut Rig, DType, (u32, u32, u32, u32)) -> Result<Op> + Copy + Send + Sync + 'static) -> Vec<Case> {
-    let shapes = || DType::WEIGHTS.into_iter().flat_map(|dtype| MATMULS.map(|shape| (dtype, shape)));
+fn matmul_cases(
+    build: impl Fn(&mut Rig, DType, (u32, u32, u32, u32)) -> Result<Op> + Copy + Send + Sync + 'static,
+) -> Vec<Case> {
+    let shapes = || {
+        DType::WEIGHTS
+            .into_iter()
+            .flat_map(|dtype| MATMULS.map(|shape| (dtype, shape)))
+    };
     shapes()
         .map(|(dtype, shape)| {
             let (rows, count, n, k) = shape;
-            Case::new(format!("{dtype} {count} of {rows} rows, {n} x {k}"), move |rig| build(rig, dtype, shape))
+            Case::new(
+                format!("{dtype} {count} of {rows} rows, {n} x {k}"),
+                move |rig| build(rig, dtype, shape),
+            )
         })
         .collect()
 }
@@ -80,35 +125,117 @@ fn subjects() -> Vec<(&'static str, Subject)> {
     let forced = |force: Force| adapter::wgpu_with(|options| options.force = force);
     vec![
         ("wgpu", adapter::wgpu()),
-        ("wgpu without subgroups", forced(Force { no_subgroup: true, ..Force::default() })),
-        ("wgpu row matmul", forced(Force { matmul: Some(MatmulKernel::Row), ..Force::default() })),
-        ("wgpu tile matmul", forced(Force { matmul: Some(MatmulKernel::Tile), ..Force::default() })),
-        ("wgpu slabs of 16 KiB", adapter::wgpu_with(|options| options.slab_limit = Some(16 << 10))),
+        (
+            "wgpu without subgroups",
+            forced(Force {
+                no_subgroup: true,
+                ..Force::default()
+            }),
+        ),
+        (
+            "wgpu row matmul",
+            forced(Force {
+                matmul: Some(MatmulKernel::Row),
+                ..Force::default()
+            }),
+        ),
+        (
+            "wgpu tile matmul",
+            forced(Force {
+                matmul: Some(MatmulKernel::Tile),
+                ..Force::default()
+            }),
+        ),
+    ]
+}
+
+/// The size at which buffers are cut so that a case's table, weights or cache lie in several slabs, while everything else still fits into
+/// one, as it must. `None` where none of them is large enough.
+fn slab_limit(op: &Op) -> Option<u64> {
+    let is_cut = |name: &str| matches!(name, "table" | "weight" | "kv") || name.starts_with("w_");
+    let largest = |cut: bool| {
+        let operands = op.operands().into_iter();
+        let some = operands.filter(|operand| is_cut(operand.name) == cut);
+        some.map(|operand| operand.tensor.bytes())
+            .max()
+            .unwrap_or(0)
+    };
+    // Kernels' working memory is no larger than the operands, but that attention keeps a sum for each split of 256 tokens or more.
+    let splits = match op {
+        Op::Attend(op) => u64::from(op.longest.div_ceil(256)).max(1),
+        _ => 1,
+    };
+    let limit = (largest(false) * splits).next_power_of_two().max(4096);
+    (largest(true) > limit).then_some(limit)
+}
+
+/// A trial for each case whose table, weights or cache can be cut.
+fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for case in cases {
+        let built = (case.build)(&mut Rig::new(&adapter::cpu(), 7))?;
+        let Some(limit) = slab_limit(&built) else {
+            continue;
+        };
+        let name = format!(
+            "{op}: {} on wgpu in slabs of {} KiB",
+            case.name,
+            limit >> 10
+        );
+        let subject = adapter::wgpu().map(|_| ());
+        trials.push(trial::with(name, subject, move |()| {
+            let subject = adapter::wgpu_with(|options| options.slab_limit = Some(limit));
+            case.compare(&subject.map_err(anyhow::Error::msg)?)
+        }));
+    }
+    ensure!(trials.len() >= 3, "{op} has too few cases that are cut");
+    Ok(trials)
+}
+
+/// All cases of all ops.
+fn suites() -> [(&'static str, Vec<Case>); 6] {
+    [
+        ("embed", embed::cases()),
+        ("qkv_rope_append", qkv_rope_append::cases()),
+        ("attend", attend::cases()),
+        ("linear_add", linear_add::cases()),
+        ("gate_up_silu", gate_up_silu::cases()),
+        ("norm_linear", norm_linear::cases()),
     ]
 }
 
 fn main() -> ExitCode {
+    assert_eq!(
+        suites().each_ref().map(|(name, _)| *name),
+        Op::NAMES,
+        "every op has its cases"
+    );
     let mut trials = Vec::new();
     for (subject_name, subject) in subjects() {
-        let suites: [(&str, Vec<Case>); 6] = [
-            ("embed", embed::cases()),
-            ("qkv_rope_append", qkv_rope_append::cases()),
-            ("attend", attend::cases()),
-            ("linear_add", linear_add::cases()),
-            ("gate_up_silu", gate_up_silu::cases()),
-            ("norm_linear", norm_linear::cases()),
-        ];
-        assert_eq!(suites.each_ref().map(|(name, _)| *name), Op::NAMES, "every op has its cases");
-        for (op, cases) in suites {
+        for (op, cases) in suites() {
             for case in cases {
                 let name = format!("{op}: {} on {subject_name}", case.name);
-                trials.push(trial::with(name, subject.clone(), move |subject| case.compare(&subject)));
+                trials.push(trial::with(name, subject.clone(), move |subject| {
+                    case.compare(&subject)
+                }));
             }
         }
         let name = format!("attend: permuted pages are bit-equal on {subject_name}");
-        trials.push(trial::with(name, subject.clone(), |subject| attend::permuted_pages_are_bit_equal(&subject)));
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            attend::permuted_pages_are_bit_equal(&subject)
+        }));
+    }
+    for (op, cases) in suites() {
+        match slab_trials(op, cases) {
+            Ok(more) => trials.extend(more),
+            Err(error) => trials.push(Trial::test(format!("{op}: in slabs"), move || {
+                Err(format!("{error:?}").into())
+            })),
+        }
     }
     let name = "attend: permuted pages are bit-equal on cpu";
-    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| attend::permuted_pages_are_bit_equal(&subject)));
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
+        attend::permuted_pages_are_bit_equal(&subject)
+    }));
     trial::run(trials)
 }

@@ -11,7 +11,15 @@ pub(super) fn cases() -> Vec<Case> {
         let rows = 2 * selected;
         let select: Vec<u32> = (0..selected).map(|_| rig.below(rows)).collect();
         Ok(NormLinear {
-            x: rig.f32(rows, k, if k == 96 { Values::Peaked } else { Values::Flat })?,
+            x: rig.f32(
+                rows,
+                k,
+                if k == 96 {
+                    Values::Peaked
+                } else {
+                    Values::Flat
+                },
+            )?,
             select: rig.words(DType::U32, 1, selected, &select)?,
             norm: rig.norm(k)?,
             epsilon: 1e-6,

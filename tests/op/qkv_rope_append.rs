@@ -16,6 +16,8 @@ struct Shape {
     width: u32,
     rows: u32,
     count: u32,
+    /// Pages of the cache beyond those that this step writes.
+    spare_pages: u32,
     dtypes: [DType; 3],
     bias: bool,
     head_norm: bool,
@@ -30,6 +32,7 @@ pub(super) fn cases() -> Vec<Case> {
         width: 96,
         rows: 1,
         count: 1,
+        spare_pages: 2,
         dtypes: [DType::F16; 3],
         bias: false,
         head_norm: false,
@@ -38,11 +41,86 @@ pub(super) fn cases() -> Vec<Case> {
     let mixed = [DType::Q4, DType::Q8G32M, DType::Q8G16];
     [
         ("one head for each", plain),
-        ("4 heads for each, mixed weights", Shape { heads: 8, kv_heads: 2, rows: 3, count: 2, dtypes: mixed, ..plain }),
-        ("8 heads for each, bias", Shape { heads: 8, kv_heads: 1, head_dim: 128, rows: 7, count: 7, bias: true, ..plain }),
-        ("head norms", Shape { head_dim: 128, head_norm: true, dtypes: [DType::Q8G32; 3], ..plain }),
-        ("head norms and bias, a chunk", Shape { heads: 6, rows: 70, count: 65, head_norm: true, bias: true, ..plain }),
-        ("unroped keys", Shape { heads: 6, rows: 33, count: 33, head_norm: true, bias: true, space: KeySpace::Unroped, ..plain }),
+        (
+            "one head for each, a large cache",
+            Shape {
+                spare_pages: 12,
+                ..plain
+            },
+        ),
+        (
+            "a chunk, a large cache",
+            Shape {
+                rows: 33,
+                count: 30,
+                spare_pages: 12,
+                ..plain
+            },
+        ),
+        (
+            "biased head norms, a large cache",
+            Shape {
+                head_norm: true,
+                bias: true,
+                spare_pages: 16,
+                ..plain
+            },
+        ),
+        (
+            "4 heads for each, mixed weights",
+            Shape {
+                heads: 8,
+                kv_heads: 2,
+                rows: 3,
+                count: 2,
+                dtypes: mixed,
+                ..plain
+            },
+        ),
+        (
+            "8 heads for each, bias",
+            Shape {
+                heads: 8,
+                kv_heads: 1,
+                head_dim: 128,
+                rows: 7,
+                count: 7,
+                bias: true,
+                ..plain
+            },
+        ),
+        (
+            "head norms",
+            Shape {
+                head_dim: 128,
+                head_norm: true,
+                dtypes: [DType::Q8G32; 3],
+                ..plain
+            },
+        ),
+        (
+            "head norms and bias, a chunk",
+            Shape {
+                heads: 6,
+                rows: 70,
+                count: 65,
+                head_norm: true,
+                bias: true,
+                ..plain
+            },
+        ),
+        (
+            "unroped keys",
+            Shape {
+                heads: 6,
+                rows: 33,
+                count: 33,
+                head_norm: true,
+                bias: true,
+                space: KeySpace::Unroped,
+                ..plain
+            },
+        ),
     ]
     .into_iter()
     .map(|(name, shape)| Case::new(name, move |rig| build(rig, shape)))
@@ -50,28 +128,67 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
-    let Shape { heads, kv_heads, head_dim, width, rows, count, dtypes, .. } = shape;
+    let Shape {
+        heads,
+        kv_heads,
+        head_dim,
+        width,
+        rows,
+        count,
+        dtypes,
+        ..
+    } = shape;
     let row = RowShape { kv_heads, head_dim };
-    let pages = rows.div_ceil(PAGE) + 2;
+    let pages = rows.div_ceil(PAGE) + shape.spare_pages;
     let slots = rig.permutation(pages * PAGE);
     // Positions in both parts of the rotary table, consecutive from an odd start.
     let descs: Vec<RowDesc> = (0..rows)
-        .map(|i| RowDesc { position: 250 + 509 * (i / 8) + i, slot: slots[i as usize], ..RowDesc::default() })
+        .map(|i| RowDesc {
+            position: 250 + 509 * (i / 8) + i,
+            slot: slots[i as usize],
+            ..RowDesc::default()
+        })
         .collect();
-    let high = descs.iter().map(|desc| desc.position / ROPE_LOW + 1).max().unwrap_or(1);
+    let high = descs
+        .iter()
+        .map(|desc| desc.position / ROPE_LOW + 1)
+        .max()
+        .unwrap_or(1);
     let table: Vec<u32> = (0..ROPE_LOW + high)
         .flat_map(|row| {
-            let position = if row < ROPE_LOW { row } else { (row - ROPE_LOW) * ROPE_LOW };
-            let angle = move |pair: u32| f64::from(position) * 10_000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim));
+            let position = if row < ROPE_LOW {
+                row
+            } else {
+                (row - ROPE_LOW) * ROPE_LOW
+            };
+            let angle = move |pair: u32| {
+                f64::from(position) * 10_000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
+            };
             let half = head_dim / 2;
-            (0..head_dim).map(move |col| if col < half { angle(col).cos() } else { angle(col - half).sin() })
+            (0..head_dim).map(move |col| {
+                if col < half {
+                    angle(col).cos()
+                } else {
+                    angle(col - half).sin()
+                }
+            })
         })
         .map(|value| (value as f32).to_bits())
         .collect();
     let optional = |rig: &mut Rig, present: bool, cols: u32| -> Result<Option<Tensor>> {
-        if present { Ok(Some(rig.f32(1, cols, Values::Peaked)?)) } else { Ok(None) }
+        if present {
+            Ok(Some(rig.f32(1, cols, Values::Peaked)?))
+        } else {
+            Ok(None)
+        }
     };
-    let norm = |rig: &mut Rig| -> Result<Option<Tensor>> { if shape.head_norm { Ok(Some(rig.norm(head_dim)?)) } else { Ok(None) } };
+    let norm = |rig: &mut Rig| -> Result<Option<Tensor>> {
+        if shape.head_norm {
+            Ok(Some(rig.norm(head_dim)?))
+        } else {
+            Ok(None)
+        }
+    };
     Ok(QkvRopeAppend {
         x: rig.f32(rows, width, Values::Peaked)?,
         norm: rig.norm(width)?,

@@ -22,7 +22,11 @@ pub fn wgpu() -> Subject {
 
 /// wgpu on the same adapter with other options: forced kernels, small slabs, a memory limit.
 pub fn wgpu_with(change: impl FnOnce(&mut WgpuOptions)) -> Subject {
-    let mut options = WgpuOptions { device: std::env::var("LONGWAVE_TEST_DEVICE").ok(), allow_software: true, ..Default::default() };
+    let mut options = WgpuOptions {
+        device: std::env::var("LONGWAVE_TEST_DEVICE").ok(),
+        allow_software: true,
+        ..Default::default()
+    };
     change(&mut options);
     match WgpuBackend::open(&options) {
         Ok(backend) => Ok(Arc::new(backend)),

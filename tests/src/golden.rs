@@ -11,10 +11,10 @@ pub struct Golden {
 }
 
 /// One prompt.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct GoldenCase {
-    /// The text.
-    pub prompt: String,
+    /// The text; some cases were made of token ids alone.
+    pub prompt: Option<String>,
     /// Its tokens.
     pub ids: Vec<u32>,
     /// The largest logits after the last token, by token.
@@ -44,6 +44,14 @@ impl Golden {
 }
 
 impl GoldenCase {
+    /// What the case is called: its prompt, or how many tokens it has.
+    pub fn title(&self) -> String {
+        match &self.prompt {
+            Some(prompt) => format!("{prompt:?}"),
+            None => format!("{} tokens", self.ids.len()),
+        }
+    }
+
     /// Holds logits of the last position against the golden ones.
     ///
     /// # Errors
@@ -51,17 +59,34 @@ impl GoldenCase {
     pub fn check_logits(&self, logits: &[f32], tolerance: f32) -> Result<f32> {
         let mut worst = 0.0f32;
         for &(token, expected) in &self.top {
-            let found = *logits.get(token as usize).context("fewer logits than tokens")?;
+            let found = *logits
+                .get(token as usize)
+                .context("fewer logits than tokens")?;
             let difference = (found - expected).abs();
-            ensure!(difference <= tolerance, "{:?}: logit of token {token} is {found}, expected {expected}", self.prompt);
+            ensure!(
+                difference <= tolerance,
+                "{}: logit of token {token} is {found}, expected {expected}",
+                self.title()
+            );
             worst = worst.max(difference);
         }
         let count = logits.len() as f64;
         let mean = logits.iter().map(|&l| f64::from(l)).sum::<f64>() / count;
-        let variance = logits.iter().map(|&l| (f64::from(l) - mean).powi(2)).sum::<f64>() / count;
-        for (name, found, expected) in [("mean", mean, self.logit_mean), ("deviation", variance.sqrt(), self.logit_std)] {
+        let variance = logits
+            .iter()
+            .map(|&l| (f64::from(l) - mean).powi(2))
+            .sum::<f64>()
+            / count;
+        for (name, found, expected) in [
+            ("mean", mean, self.logit_mean),
+            ("deviation", variance.sqrt(), self.logit_std),
+        ] {
             let difference = (found as f32 - expected).abs();
-            ensure!(difference <= tolerance, "{:?}: the logits' {name} is {found}, expected {expected}", self.prompt);
+            ensure!(
+                difference <= tolerance,
+                "{}: the logits' {name} is {found}, expected {expected}",
+                self.title()
+            );
         }
         Ok(worst)
     }
@@ -72,14 +97,19 @@ impl GoldenCase {
     /// # Errors
     /// When a token differs although the margin was larger.
     pub fn check_greedy(&self, tokens: &[u32], tolerance: f32) -> Result<usize> {
-        ensure!(tokens.len() >= self.greedy.len(), "{:?}: only {} tokens", self.prompt, tokens.len());
+        ensure!(
+            tokens.len() >= self.greedy.len(),
+            "{}: only {} tokens",
+            self.title(),
+            tokens.len()
+        );
         for (step, (&found, &expected)) in tokens.iter().zip(&self.greedy).enumerate() {
             if found != expected {
                 let margin = self.margin.get(step).copied().unwrap_or(0.0);
                 ensure!(
                     margin <= 2.0 * tolerance,
-                    "{:?}: token {step} is {found}, expected {expected} by a margin of {margin}",
-                    self.prompt
+                    "{}: token {step} is {found}, expected {expected} by a margin of {margin}",
+                    self.title()
                 );
                 // From here on the two continue different texts.
                 return Ok(step);

@@ -23,9 +23,21 @@ pub struct TestModel {
 
 /// The models of the tests, smallest first.
 pub const MODELS: [TestModel; 3] = [
-    TestModel { alias: "smollm2:135m", golden: "smollm2-135m", on_demand: false },
-    TestModel { alias: "qwen2.5-coder:0.5b", golden: "qwen2.5-coder-0.5b", on_demand: false },
-    TestModel { alias: "qwen2.5-coder:1.5b", golden: "qwen2.5-coder-1.5b", on_demand: true },
+    TestModel {
+        alias: "smollm2:135m",
+        golden: "smollm2-135m",
+        on_demand: false,
+    },
+    TestModel {
+        alias: "qwen2.5-coder:0.5b",
+        golden: "qwen2.5-coder-0.5b",
+        on_demand: false,
+    },
+    TestModel {
+        alias: "qwen2.5-coder:1.5b",
+        golden: "qwen2.5-coder-1.5b",
+        on_demand: true,
+    },
 ];
 
 impl TestModel {
@@ -35,14 +47,17 @@ impl TestModel {
     /// The reason to ignore the test: the model is on demand, or a checkout without a network has no copy.
     pub fn fetch(&self) -> Result<PathBuf, String> {
         if self.on_demand && std::env::var_os("LONGWAVE_TEST_ALL_MODELS").is_none() {
-            return Err(format!("{} is tested on demand: set LONGWAVE_TEST_ALL_MODELS=1", self.alias));
+            return Err(format!(
+                "{} is tested on demand: set LONGWAVE_TEST_ALL_MODELS=1",
+                self.alias
+            ));
         }
         if std::env::var_os("LONGWAVE_TEST_NO_MODELS").is_some() {
             return Err("LONGWAVE_TEST_NO_MODELS is set".into());
         }
         let fetch = || -> Result<PathBuf> {
             let reference = ModelReference::parse(self.alias)?;
-            let local = hub::resolve(&reference, &mut ResolveOptions::default())?;
+            let local = hub::resolve(&reference, &ResolveOptions::default(), &mut |_| ())?;
             Ok(match local {
                 LocalModel::Gguf(path) | LocalModel::Directory(path) => path,
             })
@@ -55,8 +70,17 @@ impl TestModel {
 ///
 /// # Errors
 /// When the model cannot be loaded.
-pub fn engine(backend: &Arc<dyn Backend>, path: &std::path::Path, options: EngineOptions) -> Result<Engine> {
+pub fn engine(
+    backend: &Arc<dyn Backend>,
+    path: &std::path::Path,
+    options: EngineOptions,
+) -> Result<Engine> {
     let source = ModelSource::open(path).with_context(|| path.display().to_string())?;
     let model = Model::load(backend, &source, &options, &mut |_| ())?;
-    Ok(Engine::new(Arc::clone(backend), Arc::new(model), Arc::new(Dense), options)?)
+    Ok(Engine::new(
+        Arc::clone(backend),
+        Arc::new(model),
+        Arc::new(Dense),
+        options,
+    )?)
 }

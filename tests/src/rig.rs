@@ -28,7 +28,11 @@ pub struct Rig {
 impl Rig {
     /// A rig whose values follow from `seed`.
     pub fn new(backend: &Arc<dyn Backend>, seed: u64) -> Self {
-        Rig { backend: Arc::clone(backend), owned: Vec::new(), state: seed }
+        Rig {
+            backend: Arc::clone(backend),
+            owned: Vec::new(),
+            state: seed,
+        }
     }
 
     /// The backend.
@@ -63,7 +67,10 @@ impl Rig {
 
     /// A tensor that holds exactly `bytes`, which include row padding.
     pub fn bytes(&mut self, dtype: DType, rows: u32, cols: u32, bytes: &[u8]) -> Result<Tensor> {
-        let allocation = Allocation::new(&self.backend, &BufferDesc::of("test operand", dtype, rows, cols))?;
+        let allocation = Allocation::new(
+            &self.backend,
+            &BufferDesc::of("test operand", dtype, rows, cols),
+        )?;
         self.backend.write(allocation.id(), 0, bytes)?;
         let tensor = Tensor::new(allocation.id(), dtype, rows, cols);
         self.owned.push(allocation);
@@ -82,13 +89,17 @@ impl Rig {
 
     /// Seeded `f32` values.
     pub fn f32(&mut self, rows: u32, cols: u32, values: Values) -> Result<Tensor> {
-        let words: Vec<u32> = (0..rows * cols).map(|_| self.value(values).to_bits()).collect();
+        let words: Vec<u32> = (0..rows * cols)
+            .map(|_| self.value(values).to_bits())
+            .collect();
         self.words(DType::F32, rows, cols, &words)
     }
 
     /// `f32` values that are near 1, as norm weights are.
     pub fn norm(&mut self, cols: u32) -> Result<Tensor> {
-        let words: Vec<u32> = (0..cols).map(|_| (1.0 + 0.3 * self.value(Values::Flat)).to_bits()).collect();
+        let words: Vec<u32> = (0..cols)
+            .map(|_| (1.0 + 0.3 * self.value(Values::Flat)).to_bits())
+            .collect();
         self.words(DType::F32, 1, cols, &words)
     }
 
@@ -121,7 +132,8 @@ impl Rig {
                     let scale = self.value(Values::Flat) * spread / largest;
                     bytes.extend(f16::from_f32(scale).to_le_bytes());
                     if dtype.has_minimum() {
-                        let minimum = -scale * largest * 0.5 + self.value(Values::Flat) * 0.1 * spread;
+                        let minimum =
+                            -scale * largest * 0.5 + self.value(Values::Flat) * 0.1 * spread;
                         bytes.extend(f16::from_f32(minimum).to_le_bytes());
                     }
                 }
@@ -133,24 +145,47 @@ impl Rig {
 
     /// Row descriptors.
     pub fn rows(&mut self, rows: &[RowDesc]) -> Result<Tensor> {
-        self.words(DType::U32, rows.len() as u32, RowDesc::WORDS, bytemuck::cast_slice(rows))
+        self.words(
+            DType::U32,
+            rows.len() as u32,
+            RowDesc::WORDS,
+            bytemuck::cast_slice(rows),
+        )
     }
 
     /// Views.
     pub fn views(&mut self, views: &[ViewDesc]) -> Result<Tensor> {
-        self.words(DType::U32, views.len() as u32, 4, bytemuck::cast_slice(views))
+        self.words(
+            DType::U32,
+            views.len() as u32,
+            4,
+            bytemuck::cast_slice(views),
+        )
     }
 
     /// Entries.
     pub fn entries(&mut self, entries: &[Entry]) -> Result<Tensor> {
-        self.words(DType::U32, 1, entries.len() as u32, bytemuck::cast_slice(entries))
+        self.words(
+            DType::U32,
+            1,
+            entries.len() as u32,
+            bytemuck::cast_slice(entries),
+        )
     }
 
     /// `pages` pages of raw rows. Slots that are not in `used` hold a large finite poison.
-    pub fn cache(&mut self, shape: RowShape, pages: u32, used: &[u32], values: Values) -> Result<Tensor> {
+    pub fn cache(
+        &mut self,
+        shape: RowShape,
+        pages: u32,
+        used: &[u32],
+        values: Values,
+    ) -> Result<Tensor> {
         let cols = shape.cols();
         let pitch = shape.raw_bytes() as usize;
-        let mut bytes = f16::from_f32(60_000.0).to_le_bytes().repeat(pitch / 2 * (pages * PAGE) as usize);
+        let mut bytes = f16::from_f32(60_000.0)
+            .to_le_bytes()
+            .repeat(pitch / 2 * (pages * PAGE) as usize);
         for &slot in used {
             for col in 0..cols as usize {
                 let at = slot as usize * pitch + col * 2;
@@ -174,7 +209,8 @@ impl Rig {
     /// What a tensor holds, as bytes with row padding.
     pub fn read(&self, tensor: Tensor) -> Result<Vec<u8>> {
         let mut bytes = vec![0; tensor.bytes() as usize];
-        self.backend.read(tensor.buffer, tensor.offset, &mut bytes)?;
+        self.backend
+            .read(tensor.buffer, tensor.offset, &mut bytes)?;
         Ok(bytes)
     }
 }

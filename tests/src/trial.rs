@@ -12,10 +12,13 @@ pub fn with<S: Send + 'static>(
 ) -> Trial {
     let name = name.into();
     match subject {
-        Ok(subject) => Trial::test(name, move || test(subject).map_err(|error| Failed::from(format!("{error:?}")))),
+        Ok(subject) => Trial::test(name, move || {
+            test(subject).map_err(|error| Failed::from(format!("{error:?}")))
+        }),
         Err(reason) => {
             let why = Failed::from(reason.clone());
-            Trial::test(format!("{name} (ignored: {reason})"), move || Err(why)).with_ignored_flag(true)
+            Trial::test(format!("{name} (ignored: {reason})"), move || Err(why))
+                .with_ignored_flag(true)
         }
     }
 }

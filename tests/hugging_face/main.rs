@@ -1,0 +1,301 @@
+//! Rungs 3 and 4 without a download: small models of every architecture and rotary scaling, written as Hugging Face directories, against
+//! a forward pass in f64 that shares nothing with the engine.
+
+mod directory;
+mod reference;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use longwave_contract::Backend;
+use longwave_runtime::engine::{EngineOptions, Feed};
+use longwave_runtime::generate::{GenerateOptions, Session};
+use longwave_runtime::model::ModelSource;
+use longwave_runtime::sample::SamplingParams;
+use longwave_runtime::text::{ChatOptions, Message};
+use longwave_tests::{adapter, model, trial};
+use serde_json::json;
+
+use directory::{Directory, Dtype, Spec};
+
+/// The engine keeps activations in f32 and rows of the cache in f16; the reference rounds the latter too, but a sum near a rounding
+/// boundary may go either way. Logits have a standard deviation near 1.
+const TOLERANCE: f64 = 4e-3;
+
+/// Every architecture, scaling, element type and way to store a model.
+fn specs() -> Vec<(&'static str, Spec)> {
+    let llama = Spec::default();
+    let scaled = |scaling: serde_json::Value| Spec {
+        rope_scaling: Some(scaling),
+        ..Spec::default()
+    };
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    vec![
+        ("llama", llama.clone()),
+        (
+            "llama in f32, untied, one file",
+            Spec {
+                dtype: Dtype::F32,
+                tied: false,
+                shards: 1,
+                ..llama.clone()
+            },
+        ),
+        (
+            "llama in bf16, biased",
+            Spec {
+                dtype: Dtype::Bf16,
+                bias: true,
+                ..llama.clone()
+            },
+        ),
+        (
+            "llama, linear scaling",
+            scaled(json!({"type": "linear", "factor": 2.5})),
+        ),
+        (
+            "llama, llama3 scaling",
+            scaled(json!({
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64
+            })),
+        ),
+        ("llama, yarn", scaled(yarn.clone())),
+        (
+            "qwen2",
+            Spec {
+                architecture: "qwen2",
+                bias: true,
+                heads: 8,
+                kv_heads: 1,
+                head_dim: 16,
+                ..llama.clone()
+            },
+        ),
+        (
+            "qwen2, yarn",
+            Spec {
+                architecture: "qwen2",
+                bias: true,
+                rope_scaling: Some(yarn),
+                ..llama.clone()
+            },
+        ),
+        (
+            "qwen3",
+            Spec {
+                architecture: "qwen3",
+                head_norm: true,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 32,
+                ..llama
+            },
+        ),
+    ]
+}
+
+/// Logits of a prompt in chunks and of single steps after it.
+fn logits(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+    let directory = Directory::write(spec)?;
+    let tokens: Vec<u32> = (0..77).map(|i| (i * 37 + 11) % spec.vocabulary).collect();
+    let expected = reference::logits(spec, &directory.weights, &tokens);
+    let options = EngineOptions {
+        chunk: 32,
+        ..EngineOptions::single(128)
+    };
+    let mut engine = model::engine(backend, directory.path(), options)?;
+    let sequence = engine.start();
+    let prompt = 70;
+    let mut found = engine.prefill(sequence, &tokens[..prompt], &mut |_| ())?;
+    for position in prompt - 1..tokens.len() {
+        let expected = &expected[position];
+        ensure!(found.len() == expected.len(), "{} logits", found.len());
+        for (token, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let difference = (f64::from(*found) - expected).abs();
+            ensure!(
+                difference <= TOLERANCE,
+                "position {position}, token {token}: {found}, expected {expected}"
+            );
+        }
+        if let Some(&token) = tokens.get(position + 1) {
+            let feed = Feed {
+                sequence,
+                tokens: &[token],
+                logits: true,
+            };
+            found = engine.step(&[feed])?.pop().context("no logits")?;
+        }
+    }
+    Ok(())
+}
+
+/// Tokenizer, chat template, stop token and sampling defaults of the directory are used, and text comes out.
+fn text() -> Result<()> {
+    let directory = Directory::write(&Spec::default())?;
+    let source = ModelSource::open(directory.path())?;
+    let tokenizer = Arc::new(source.tokenizer()?);
+    ensure!(
+        tokenizer.stop_tokens() == [directory::END],
+        "{:?} end a text",
+        tokenizer.stop_tokens()
+    );
+    let defaults = source.sampling_defaults();
+    ensure!(
+        (defaults.temperature, defaults.top_k) == (0.25, 7),
+        "{defaults:?}"
+    );
+    let template = source
+        .chat_template()?
+        .context("the directory has a template")?;
+    let prompt = template.render(&[Message::user("Grüße".into())], &ChatOptions::default())?;
+    ensure!(
+        prompt == "<|start|>user\nGrüße<|end|><|start|>assistant\n",
+        "{prompt:?}"
+    );
+    let prompt = tokenizer.encode_rendered(&prompt)?;
+    ensure!(prompt.first() == Some(&directory::START), "{prompt:?}");
+    ensure!(
+        tokenizer.decode(&prompt, true)? == "user\nGrüßeassistant\n",
+        "it decodes to something else"
+    );
+
+    let engine = model::engine(&adapter::cpu(), directory.path(), EngineOptions::single(96))?;
+    let mut session = Session::new(engine, tokenizer);
+    let options = GenerateOptions {
+        sampling: SamplingParams::greedy(),
+        max_tokens: Some(20),
+        ignore_end: true,
+        ..Default::default()
+    };
+    let mut generation = session.generate(&prompt, options, &mut |_| ())?;
+    let streamed = (&mut generation)
+        .map(|piece| Ok(piece?.text))
+        .collect::<Result<String>>()?;
+    let summary = generation.finish()?;
+    ensure!(summary.tokens.len() == 20, "{summary:?}");
+    ensure!(
+        streamed == summary.text,
+        "the stream differs from the summary"
+    );
+    Ok(())
+}
+
+/// What is missing or misshapen is named with its file.
+fn refusals() -> Result<()> {
+    let qwen3 = Spec {
+        architecture: "qwen3",
+        head_norm: true,
+        ..Spec::default()
+    };
+    let cases: [(Spec, &str, &str); 5] = [
+        (
+            Spec {
+                head_norm: false,
+                ..qwen3
+            },
+            "self_attn.q_norm.weight",
+            "is missing",
+        ),
+        (
+            Spec {
+                architecture: "qwen2",
+                bias: false,
+                ..Spec::default()
+            },
+            "self_attn.q_proj.bias",
+            "is missing",
+        ),
+        (
+            Spec {
+                architecture: "mamba",
+                ..Spec::default()
+            },
+            "model_type",
+            "mamba",
+        ),
+        (
+            Spec {
+                rope_scaling: Some(json!({"rope_type": "longrope"})),
+                ..Spec::default()
+            },
+            "rope_type",
+            "longrope",
+        ),
+        (
+            Spec {
+                stated_width: Some(96),
+                ..Spec::default()
+            },
+            "model.embed_tokens.weight",
+            "expected [300, 96]",
+        ),
+    ];
+    for (spec, field, what) in cases {
+        let directory = Directory::write(&spec)?;
+        let opened = model::engine(&adapter::cpu(), directory.path(), EngineOptions::single(32));
+        let Err(error) = opened else {
+            anyhow::bail!("{field}: nothing was refused");
+        };
+        let error = format!("{error:#}");
+        ensure!(
+            error.contains(field) && error.contains(what),
+            "{error}, expected {field} and {what}"
+        );
+    }
+    Ok(())
+}
+
+/// A model for which there is no room is refused with the numbers, and nothing of it stays on the device.
+fn no_room() -> Result<()> {
+    let directory = Directory::write(&Spec::default())?;
+    let limit = |bytes| {
+        adapter::wgpu_with(|options| options.memory_limit = Some(bytes)).map_err(anyhow::Error::msg)
+    };
+    let backend = limit(100 << 10)?;
+    let before = backend.allocated();
+    let Err(error) = model::engine(&backend, directory.path(), EngineOptions::single(256)) else {
+        anyhow::bail!("the model was loaded");
+    };
+    let error = error.to_string();
+    ensure!(
+        error.contains("does not fit") && error.contains("weights") && error.contains("256 tokens"),
+        "{error}"
+    );
+    ensure!(
+        backend.allocated() == before,
+        "{} bytes stayed on the device",
+        backend.allocated() - before
+    );
+    model::engine(
+        &limit(100 << 20)?,
+        directory.path(),
+        EngineOptions::single(256),
+    )?;
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let mut trials = Vec::new();
+    for (name, spec) in specs() {
+        for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+            let spec = spec.clone();
+            trials.push(trial::with(
+                format!("{name} on {backend}"),
+                subject,
+                move |subject| logits(&subject, &spec),
+            ));
+        }
+    }
+    trials.push(trial::with("text", Ok(()), |()| text()));
+    trials.push(trial::with("what is wrong is named", Ok(()), |()| {
+        refusals()
+    }));
+    trials.push(trial::with(
+        "a model without room is refused",
+        adapter::wgpu().map(|_| ()),
+        |()| no_room(),
+    ));
+    trial::run(trials)
+}
