@@ -33,28 +33,8 @@ pub enum Error {
         why: String,
     },
     /// The model, its cache and its working memory exceed the device's memory.
-    #[error(
-        "{model} does not fit on {device}: weights {weights} + cache {cache} for {tokens} tokens + working memory {work} = {total}, \
-         and {free} are free; try a smaller model, a smaller --context, or another --device"
-    )]
-    DoesNotFit {
-        /// The model's file.
-        model: String,
-        /// The device's name.
-        device: String,
-        /// Bytes of weights, readable.
-        weights: String,
-        /// Bytes of the cache, readable.
-        cache: String,
-        /// Tokens that the cache holds.
-        tokens: u32,
-        /// Bytes of activations and tables, readable.
-        work: String,
-        /// Their sum, readable.
-        total: String,
-        /// What is free, readable.
-        free: String,
-    },
+    #[error(transparent)]
+    DoesNotFit(#[from] Box<DoesNotFit>),
     /// There is nothing to run.
     #[error("the prompt is empty: a model needs at least one token")]
     EmptyPrompt,
@@ -108,6 +88,35 @@ pub enum Error {
         /// The position.
         position: u32,
     },
+}
+
+/// What a model would take of a device's memory, and what there is. All sizes are bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{model} does not fit on {device}: weights {} + cache {} for {tokens} tokens + working memory {} = {}, and {} is free; \
+     try a smaller model, a smaller --context, or another --device",
+    gibibytes(*.weights), gibibytes(*.cache), gibibytes(*.work), gibibytes(.weights + .cache + .work),
+    .free.map_or_else(|| "less".into(), gibibytes)
+)]
+pub struct DoesNotFit {
+    /// The model's file.
+    pub model: String,
+    /// The device's name.
+    pub device: String,
+    /// Weights and the rotary table.
+    pub weights: u64,
+    /// The cache.
+    pub cache: u64,
+    /// Tokens that the cache holds.
+    pub tokens: u32,
+    /// Activations and tables.
+    pub work: u64,
+    /// What the device says is free; `None` where an allocation failed without its saying so.
+    pub free: Option<u64>,
+}
+
+fn gibibytes(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 impl From<CheckError> for Error {

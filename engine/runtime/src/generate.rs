@@ -10,7 +10,7 @@ use crate::sample::{Sampler, SamplingParams};
 use crate::text::{Detokenizer, StopStrings, TextError, Tokenizer};
 
 /// When and how generation ends, and how tokens are chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerateOptions {
     /// How tokens are chosen.
     pub sampling: SamplingParams,
@@ -20,17 +20,6 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Whether an end-of-sequence token is passed on like any other.
     pub ignore_end: bool,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        GenerateOptions {
-            sampling: SamplingParams::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            ignore_end: false,
-        }
-    }
 }
 
 /// Why generation ended.

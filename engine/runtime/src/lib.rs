@@ -56,4 +56,4 @@ pub mod policy;
 pub mod sample;
 pub mod text;
 
-pub use error::Error;
+pub use error::{DoesNotFit, Error};

@@ -47,7 +47,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig, Error> {
     let kv_heads = metadata
         .find_u32(&key("attention.head_count_kv"))?
         .unwrap_or(heads);
-    let default_dim = if heads == 0 { 0 } else { width / heads };
+    let default_dim = width.checked_div(heads).unwrap_or(0);
     let head_dim = metadata
         .find_u32(&key("attention.key_length"))?
         .unwrap_or(default_dim);

@@ -101,7 +101,7 @@ pub(super) fn config(directory: &HfDirectory) -> Result<ModelConfig, Error> {
         fields.u32("hidden_size")?,
         fields.u32("num_attention_heads")?,
     );
-    let default_dim = if heads == 0 { 0 } else { width / heads };
+    let default_dim = width.checked_div(heads).unwrap_or(0);
     let trained = fields.u32("max_position_embeddings")?;
     let slides = match fields.find("use_sliding_window") {
         Some(flag) => flag.as_bool().unwrap_or(false),

@@ -10,7 +10,7 @@ use super::names::{Name, Part};
 use super::source::ModelSource;
 use super::{Layer, Model, Rope, Weights};
 use crate::engine::EngineOptions;
-use crate::error::Error;
+use crate::error::{DoesNotFit, Error};
 use crate::format::repack::{Rows, repack_rows};
 
 /// Bytes that are repacked and uploaded at a time: what loading holds on the host beside the mapped file.
@@ -340,7 +340,7 @@ impl Fit {
         options: &EngineOptions,
     ) -> Result<(), Error> {
         match backend.caps().memory {
-            Some(free) if self.total() > free => {
+            Some(free) if self.weights + self.cache + self.work > free => {
                 Err(self.refusal(backend, source, options, Some(free)))
             }
             _ => Ok(()),
@@ -379,10 +379,6 @@ impl Fit {
         Ok(weights)
     }
 
-    fn total(&self) -> u64 {
-        self.weights + self.cache + self.work
-    }
-
     fn refusal(
         &self,
         backend: &dyn Backend,
@@ -390,16 +386,14 @@ impl Fit {
         options: &EngineOptions,
         free: Option<u64>,
     ) -> Error {
-        let readable = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
-        Error::DoesNotFit {
+        Error::from(Box::new(DoesNotFit {
             model: source.path().display().to_string(),
             device: backend.caps().device.clone(),
-            weights: readable(self.weights),
-            cache: readable(self.cache),
+            weights: self.weights,
+            cache: self.cache,
             tokens: options.cache_tokens,
-            work: readable(self.work),
-            total: readable(self.total()),
-            free: free.map_or("less".into(), readable),
-        }
+            work: self.work,
+            free,
+        }))
     }
 }

@@ -23,7 +23,7 @@ pub struct ModelSource {
 #[derive(Debug)]
 pub(super) enum Files {
     Gguf(Gguf),
-    HuggingFace(HfDirectory),
+    HuggingFace(Box<HfDirectory>),
 }
 
 impl ModelSource {
@@ -36,7 +36,7 @@ impl ModelSource {
         let (files, config) = if path.is_dir() {
             let directory = HfDirectory::open(&path)?;
             let config = from_hugging_face::config(&directory)?;
-            (Files::HuggingFace(directory), config)
+            (Files::HuggingFace(Box::new(directory)), config)
         } else {
             let gguf = Gguf::open(&path)?;
             let config = from_gguf::config(&gguf)?;
