@@ -3,7 +3,7 @@
 use std::mem::{offset_of, size_of};
 
 use anyhow::{Context, Result, ensure};
-use longwave_contract::kv::{Entry, PAGE, RowDesc, ViewDesc};
+use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, ViewDesc};
 use longwave_contract::op::ROPE_LOW;
 use longwave_shaders::{KERNELS, layout_source};
 use naga::TypeInner;
@@ -26,13 +26,17 @@ macro_rules! contract {
     };
 }
 
-fn structs() -> [(&'static str, Layout); 2] {
+fn structs() -> [(&'static str, Layout); 3] {
     [
         (
             "RowDesc",
             contract!(RowDesc: token, sequence, position, slot, view, reserved),
         ),
         ("ViewDesc", contract!(ViewDesc: first, length, last, run)),
+        (
+            "PickDesc",
+            contract!(PickDesc: row, first, candidates, keep),
+        ),
     ]
 }
 

@@ -8,6 +8,7 @@ use crate::backend::BackendName;
 use crate::chat::ChatArguments;
 use crate::devices::DevicesArguments;
 use crate::inspect::InspectArguments;
+use crate::kv::KvPolicy;
 use crate::logits::LogitsArguments;
 use crate::pull::PullArguments;
 use crate::run::RunArguments;
@@ -75,17 +76,9 @@ pub struct EngineArguments {
     /// Tokens of a prompt that are taken in at a time
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: u32,
-    /// What the cache keeps
-    #[arg(long, value_enum, default_value_t, value_name = "POLICY")]
+    /// What the cache keeps and attention reads: dense or omnikv[:keep=N|all,sink=N,recent=N,full=A+B+...]
+    #[arg(long, default_value_t, value_name = "POLICY")]
     pub kv: KvPolicy,
-}
-
-/// What the cache keeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum KvPolicy {
-    /// Everything, exactly
-    #[default]
-    Dense,
 }
 
 /// A switch.
@@ -274,13 +267,7 @@ mod tests {
                 "{line}"
             );
         }
-        for line in [
-            "--kv deltakv",
-            "--backend metal",
-            "--think maybe",
-            "--stop ",
-            "--device ",
-        ] {
+        for line in ["--backend metal", "--think maybe", "--stop ", "--device "] {
             assert_eq!(
                 kind(&format!("longwave run hello {line}")),
                 ErrorKind::InvalidValue,
@@ -291,6 +278,10 @@ mod tests {
             kind("longwave run hello --greedy --temperature 1"),
             ErrorKind::ArgumentConflict
         );
+        for line in ["--kv deltakv", "--kv omnikv:keep=0"] {
+            let line = format!("longwave run hello {line}");
+            assert_eq!(kind(&line), ErrorKind::ValueValidation, "{line}");
+        }
         let error = parse("longwave run hello --kv nonsense")
             .expect_err("there is no such policy")
             .to_string();

@@ -7,8 +7,9 @@ use clap::Args;
 use longwave_runtime::engine::EngineOptions;
 use serde::Serialize;
 
-use crate::args::{DeviceArguments, KvPolicy, ModelArguments, TokenList};
+use crate::args::{DeviceArguments, ModelArguments, TokenList};
 use crate::backend::Choice;
+use crate::kv::KvPolicy;
 use crate::output::{Notes, Output};
 use crate::{context, model};
 
@@ -61,7 +62,7 @@ impl LogitsArguments {
             chunk: self.chunk,
             ..EngineOptions::single(context)
         };
-        let mut engine = opened.engine(&choice.open(notes)?, KvPolicy::Dense, options, notes)?;
+        let mut engine = opened.engine(&choice.open(notes)?, &KvPolicy::Dense, options, notes)?;
         let sequence = engine.start();
         let logits = engine.prefill(sequence, tokens, &mut |_| ())?;
         let report = Report::new(&logits, self.top)?;

@@ -11,6 +11,7 @@ mod chat;
 mod context;
 mod devices;
 mod inspect;
+mod kv;
 mod logits;
 mod model;
 mod output;

@@ -9,9 +9,9 @@ use longwave_runtime::Error;
 use longwave_runtime::engine::{Engine, EngineOptions};
 use longwave_runtime::hub::{self, LocalModel, ModelReference, ResolveOptions};
 use longwave_runtime::model::{Model, ModelSource};
-use longwave_runtime::policy::{Dense, Policy};
 
-use crate::args::{KvPolicy, ModelArguments};
+use crate::args::ModelArguments;
+use crate::kv::KvPolicy;
 use crate::output::Notes;
 use crate::progress::{FetchProgress, byte_bar};
 
@@ -89,21 +89,19 @@ impl Opened {
     pub fn engine(
         &self,
         backend: &Arc<dyn Backend>,
-        kv: KvPolicy,
+        kv: &KvPolicy,
         mut options: EngineOptions,
         notes: &Notes,
     ) -> Result<Engine> {
         // A chunk beyond the context would only waste memory.
         options.chunk = options.chunk.min(options.context);
+        let policy = kv.policy(self.source.config().layers)?;
         let bar = byte_bar(notes, "loading");
         let model = Model::load(backend, &self.source, &options, &mut |event| {
             bar.set_length(event.total);
             bar.set_position(event.done);
         });
         bar.finish_and_clear();
-        let policy: Arc<dyn Policy> = match kv {
-            KvPolicy::Dense => Arc::new(Dense),
-        };
         Engine::new(Arc::clone(backend), Arc::new(model?), policy, options)
             .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))
     }

@@ -9,8 +9,9 @@ use longwave_runtime::engine::{Engine, EngineOptions, Feed};
 use longwave_runtime::kv::SequenceId;
 use serde::Serialize;
 
-use crate::args::{KvPolicy, ModelArguments, TokenList};
+use crate::args::{ModelArguments, TokenList};
 use crate::backend::{BackendName, Choice};
+use crate::kv::KvPolicy;
 use crate::output::{Notes, Output, one_line};
 use crate::report::count;
 use crate::{context, model};
@@ -37,6 +38,9 @@ pub struct TraceArguments {
     /// The device of --backend, as `longwave devices` lists them
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub device: Option<String>,
+    /// What the cache keeps and attention reads, as for `run`
+    #[arg(long, default_value_t, value_name = "POLICY")]
+    pub kv: KvPolicy,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -102,14 +106,10 @@ impl TraceArguments {
             chunk: context,
             ..EngineOptions::single(context)
         };
-        let mut left = Side::new(opened.engine(
-            &reference.open(notes)?,
-            KvPolicy::Dense,
-            options.clone(),
-            notes,
-        )?);
+        let mut left =
+            Side::new(opened.engine(&reference.open(notes)?, &self.kv, options.clone(), notes)?);
         let mut right =
-            Side::new(opened.engine(&subject.open(notes)?, KvPolicy::Dense, options, notes)?);
+            Side::new(opened.engine(&subject.open(notes)?, &self.kv, options, notes)?);
         let (prompt, last) = tokens.split_at(tokens.len().saturating_sub(1));
         let (mut steps, mut diverged) = (Vec::new(), false);
         for step in [prompt, last].into_iter().filter(|step| !step.is_empty()) {

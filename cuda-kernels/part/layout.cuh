@@ -29,8 +29,17 @@ struct ViewDesc {
     u32 run;
 };
 
+// Which tokens of a view are ranked: `candidates` from token `first` on, of which `keep` stay.
+struct PickDesc {
+    u32 row;
+    u32 first;
+    u32 candidates;
+    u32 keep;
+};
+
 static_assert(sizeof(RowDesc) == 32, "eight words");
 static_assert(sizeof(ViewDesc) == 16, "four words");
+static_assert(sizeof(PickDesc) == 16, "four words");
 
 // The page or slot that an entry names.
 __device__ inline u32 entry_index(u32 entry) {

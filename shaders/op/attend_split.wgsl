@@ -7,7 +7,7 @@
 const WORKGROUP: u32 = 64u;
 //:variant rows = part/query_rows_1 | part/query_rows_4
 //:variant reduce = part/reduce_subgroup | part/reduce_workgroup
-//:import part/layout
+//:import part/window
 //:import part/math
 
 struct Params {
@@ -43,21 +43,11 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(8) var<storage, read_write> stats: array<vec2<f32>>;
 
-// A token that this dispatch does not see.
-const ABSENT: u32 = 0xffffffffu;
-
 // Component h of every vec4 below belongs to the block's head h. The tile holds queries as [row][element], and at the end the sums of one
 // row as [thread][element of its octet].
 var<workgroup> tile: array<vec4<f32>, 512>;
 var<workgroup> weights: array<vec4<f32>, 64u * ROWS>;
 var<workgroup> tokens: array<u32, 64>;
-
-// The place of a token's row in the window, or ABSENT.
-fn local_slot(view: ViewDesc, token: u32) -> u32 {
-    let slot = entry_index(entries[view.first + token / view.run]) * view.run + token % view.run;
-    let local = slot - params.first_slot;
-    return select(ABSENT, local, slot >= params.first_slot && local < params.slots);
-}
 
 // The end of what a row sees of a split, where the row reads this view; otherwise 0.
 fn row_limit(row: u32, view: u32, split: u32) -> u32 {

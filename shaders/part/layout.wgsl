@@ -25,6 +25,14 @@ struct ViewDesc {
     run: u32,
 }
 
+// Which tokens of a view are ranked: `candidates` from token `first` on, of which `keep` stay.
+struct PickDesc {
+    row: u32,
+    first: u32,
+    candidates: u32,
+    keep: u32,
+}
+
 // The page or slot that an entry names.
 fn entry_index(entry: u32) -> u32 {
     return entry & ((1u << ENTRY_INDEX_BITS) - 1u);

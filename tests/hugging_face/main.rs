@@ -12,12 +12,14 @@ use longwave_contract::Backend;
 use longwave_runtime::engine::{EngineOptions, Feed};
 use longwave_runtime::generate::{GenerateOptions, Session};
 use longwave_runtime::model::ModelSource;
+use longwave_runtime::policy::{Budget, Dense, OmniKv, Policy};
 use longwave_runtime::sample::SamplingParams;
 use longwave_runtime::text::{ChatOptions, Message};
 use longwave_tests::{adapter, model, trial};
 use serde_json::json;
 
 use directory::{Directory, Dtype, Spec};
+use reference::Sparse;
 
 /// The engine keeps activations in f32 and rows of the cache in f16; the reference rounds the latter too, but a sum near a rounding
 /// boundary may go either way. Logits have a standard deviation near 1.
@@ -96,20 +98,101 @@ fn specs() -> Vec<(&'static str, Spec)> {
     ]
 }
 
+/// Tokens of a sequence that are taken in as a prompt.
+const PROMPT: usize = 70;
+
+/// Two observers, and fewer tokens than the prompt has.
+fn sparse() -> (Spec, Sparse) {
+    let spec = Spec {
+        layers: 6,
+        heads: 6,
+        ..Spec::default()
+    };
+    let sparse = Sparse {
+        full: vec![0, 1, 3],
+        sink: 4,
+        recent: 9,
+        keep: 20,
+        prompt: PROMPT,
+    };
+    (spec, sparse)
+}
+
+fn policy(spec: &Spec, sparse: Option<&Sparse>) -> Result<Arc<dyn Policy>> {
+    let Some(sparse) = sparse else {
+        return Ok(Arc::new(Dense));
+    };
+    let full: Vec<u32> = sparse.full.iter().map(|&layer| layer as u32).collect();
+    let budget = Budget {
+        sink: sparse.sink as u32,
+        recent: sparse.recent as u32,
+        keep: sparse.keep as u32,
+    };
+    let policy = OmniKv::new(spec.layers as u32, Some(&full), budget)?;
+    Ok(Arc::new(policy))
+}
+
+/// Two sequences that decode together, one of which is too short to leave anything out, give what each gives alone.
+fn together(backend: &Arc<dyn Backend>) -> Result<()> {
+    let (spec, sparse) = sparse();
+    let directory = Directory::write(&spec)?;
+    let options = EngineOptions {
+        context: 128,
+        cache_tokens: 256,
+        chunk: 64,
+        sequences: 2,
+    };
+    let policy = policy(&spec, Some(&sparse))?;
+    let mut engine = model::engine_with(backend, directory.path(), policy, options)?;
+    let prompts: [Vec<u32>; 2] =
+        [90, 20].map(|length| (0..length).map(|i| (i * 29 + 5) % 300).collect());
+    let mut alone = Vec::new();
+    for prompt in &prompts {
+        let sequence = engine.start();
+        engine.prefill(sequence, prompt, &mut |_| ())?;
+        let feed = Feed {
+            sequence,
+            tokens: &[7],
+            logits: true,
+        };
+        alone.extend(engine.step(&[feed])?);
+        engine.end(sequence);
+    }
+    // The short one first: it is not the order in which they run.
+    let mut sequences = Vec::new();
+    for prompt in prompts.iter().rev() {
+        let sequence = engine.start();
+        engine.prefill(sequence, prompt, &mut |_| ())?;
+        sequences.push(sequence);
+    }
+    let feeds = [0, 1].map(|index| Feed {
+        sequence: sequences[index],
+        tokens: &[7],
+        logits: true,
+    });
+    let together = engine.step(&feeds)?;
+    for (alone, together) in alone.iter().rev().zip(&together) {
+        let differences = alone.iter().zip(together).map(|(a, b)| (a - b).abs());
+        let worst = differences.fold(0.0f32, f32::max);
+        ensure!(worst < 1e-4, "company moved a logit by {worst}");
+    }
+    Ok(())
+}
+
 /// Logits of a prompt in chunks and of single steps after it.
-fn logits(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+fn logits(backend: &Arc<dyn Backend>, spec: &Spec, sparse: Option<Sparse>) -> Result<()> {
     let directory = Directory::write(spec)?;
     let tokens: Vec<u32> = (0..77).map(|i| (i * 37 + 11) % spec.vocabulary).collect();
-    let expected = reference::logits(spec, &directory.weights, &tokens);
+    let expected = reference::logits(spec, &directory.weights, &tokens, sparse.as_ref());
     let options = EngineOptions {
         chunk: 32,
         ..EngineOptions::single(128)
     };
-    let mut engine = model::engine(backend, directory.path(), options)?;
+    let policy = policy(spec, sparse.as_ref())?;
+    let mut engine = model::engine_with(backend, directory.path(), policy, options)?;
     let sequence = engine.start();
-    let prompt = 70;
-    let mut found = engine.prefill(sequence, &tokens[..prompt], &mut |_| ())?;
-    for position in prompt - 1..tokens.len() {
+    let mut found = engine.prefill(sequence, &tokens[..PROMPT], &mut |_| ())?;
+    for position in PROMPT - 1..tokens.len() {
         let expected = &expected[position];
         ensure!(found.len() == expected.len(), "{} logits", found.len());
         for (token, (found, expected)) in found.iter().zip(expected).enumerate() {
@@ -284,9 +367,18 @@ fn main() -> ExitCode {
             trials.push(trial::with(
                 format!("{name} on {backend}"),
                 subject,
-                move |subject| logits(&subject, &spec),
+                move |subject| logits(&subject, &spec, None),
             ));
         }
+    }
+    for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+        let name = format!("llama with omnikv on {backend}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            let (spec, sparse) = sparse();
+            logits(&subject, &spec, Some(sparse))
+        }));
+        let name = format!("two sequences with omnikv on {backend}");
+        trials.push(trial::with(name, subject, |subject| together(&subject)));
     }
     trials.push(trial::with("text", Ok(()), |()| text()));
     trials.push(trial::with("what is wrong is named", Ok(()), |()| {

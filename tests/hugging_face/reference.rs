@@ -7,8 +7,44 @@ use serde_json::Value;
 
 use crate::directory::{Spec, Weights};
 
+/// Sparse attention: positions from `prompt` on, in layers that are not full, read only what the last full layer's heads attend to most.
+#[derive(Clone, Debug)]
+pub struct Sparse {
+    pub full: Vec<usize>,
+    pub sink: usize,
+    pub recent: usize,
+    pub keep: usize,
+    pub prompt: usize,
+}
+
+impl Sparse {
+    /// The tokens that a position reads after a full layer, given the scores of each head for all tokens up to the position.
+    fn choose(&self, position: usize, scores: &[Vec<f64>]) -> Vec<usize> {
+        let end = (position + 1).saturating_sub(self.recent).max(self.sink);
+        let mut best: Vec<(f64, usize)> = (self.sink..end)
+            .map(|token| {
+                let share = |scores: &Vec<f64>| {
+                    let total: f64 = scores[self.sink..end].iter().map(|score| score.exp()).sum();
+                    scores[token].exp() / total
+                };
+                (scores.iter().map(share).fold(0.0, f64::max), token)
+            })
+            .collect();
+        best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut tokens: Vec<usize> = (0..self.sink).chain(end..=position).collect();
+        tokens.extend(best.into_iter().take(self.keep).map(|(_, token)| token));
+        tokens.sort_unstable();
+        tokens
+    }
+}
+
 /// Logits after every position.
-pub fn logits(spec: &Spec, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
+pub fn logits(
+    spec: &Spec,
+    weights: &Weights,
+    tokens: &[u32],
+    sparse: Option<&Sparse>,
+) -> Vec<Vec<f64>> {
     let get = |name: String| -> &[f64] { weights.get(&name).map_or(&[], |(_, values)| values) };
     let embedding = get("model.embed_tokens.weight".into());
     let head = if spec.tied {
@@ -19,6 +55,7 @@ pub fn logits(spec: &Spec, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
     let row = |token: u32| embedding[token as usize * spec.width..][..spec.width].to_vec();
     let mut x: Vec<Vec<f64>> = tokens.iter().map(|&token| row(token)).collect();
     let (frequencies, factor) = frequencies(spec);
+    let mut chosen: Vec<Vec<usize>> = vec![Vec::new(); tokens.len()];
     for layer in 0..spec.layers {
         let get = |part: &str| get(format!("model.layers.{layer}.{part}"));
         let project = |part: &str, x: &[f64]| {
@@ -47,26 +84,39 @@ pub fn logits(spec: &Spec, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
             v.push(stored(&project("v", &n)));
         }
         for position in 0..x.len() {
-            let mut attended = Vec::new();
+            let sparse = sparse.filter(|sparse| position >= sparse.prompt);
+            let follows = sparse.is_some_and(|sparse| !sparse.full.contains(&layer));
+            let seen: Vec<usize> = if follows {
+                chosen[position].clone()
+            } else {
+                (0..=position).collect()
+            };
+            let (mut attended, mut all_scores) = (Vec::new(), Vec::new());
             for head in 0..spec.heads {
                 let of = |row: &[f64], head: usize| {
                     row[head * spec.head_dim..][..spec.head_dim].to_vec()
                 };
                 let (query, kv_head) = (of(&q[position], head), head * spec.kv_heads / spec.heads);
-                let scores: Vec<f64> = k[..=position]
+                let scores: Vec<f64> = seen
                     .iter()
-                    .map(|k| dot(&query, &of(k, kv_head)) / (spec.head_dim as f64).sqrt())
+                    .map(|&token| {
+                        dot(&query, &of(&k[token], kv_head)) / (spec.head_dim as f64).sqrt()
+                    })
                     .collect();
                 let largest = scores.iter().copied().fold(f64::MIN, f64::max);
                 let shares: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
                 let total: f64 = shares.iter().sum();
                 let mut sum = vec![0.0; spec.head_dim];
-                for (share, v) in shares.iter().zip(&v) {
+                for (share, &token) in shares.iter().zip(&seen) {
                     sum.iter_mut()
-                        .zip(of(v, kv_head))
+                        .zip(of(&v[token], kv_head))
                         .for_each(|(sum, v)| *sum += share / total * v);
                 }
                 attended.extend(sum);
+                all_scores.push(scores);
+            }
+            if let Some(sparse) = sparse.filter(|_| !follows) {
+                chosen[position] = sparse.choose(position, &all_scores);
             }
             let x = &mut x[position];
             add(x, &product(get("self_attn.o_proj.weight"), &attended));

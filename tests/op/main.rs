@@ -8,7 +8,9 @@ mod embed;
 mod gate_up_silu;
 mod linear_add;
 mod norm_linear;
+mod observe;
 mod qkv_rope_append;
+mod select;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -160,12 +162,18 @@ fn slab_limit(op: &Op) -> Option<u64> {
             .max()
             .unwrap_or(0)
     };
-    // Kernels' working memory is no larger than the operands, but that attention keeps a sum for each split of 256 tokens or more.
-    let splits = match op {
-        Op::Attend(op) => u64::from(op.longest.div_ceil(256)).max(1),
-        _ => 1,
+    // Kernels' working memory is no larger than the operands, but that attention keeps a sum for each split of 256 tokens or more, and
+    // observers a logit for every head, in blocks of four.
+    let working = match op {
+        Op::Attend(op) => largest(false) * u64::from(op.longest.div_ceil(256)).max(1),
+        Op::Observe(op) => {
+            let group = op.heads() / op.shape.kv_heads;
+            let blocks = u64::from(op.shape.kv_heads * group.div_ceil(4));
+            u64::from(op.scores.rows) * u64::from(op.scores.cols) * blocks * 16
+        }
+        _ => 0,
     };
-    let limit = (largest(false) * splits).next_power_of_two().max(4096);
+    let limit = largest(false).max(working).next_power_of_two().max(4096);
     (largest(true) > limit).then_some(limit)
 }
 
@@ -188,16 +196,20 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
             case.compare(&subject.map_err(anyhow::Error::msg)?)
         }));
     }
-    ensure!(trials.len() >= 3, "{op} has too few cases that are cut");
+    // `select` reads nothing that is large enough to be cut.
+    let least = if op == "select" { 0 } else { 3 };
+    ensure!(trials.len() >= least, "{op} has too few cases that are cut");
     Ok(trials)
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 6] {
+fn suites() -> [(&'static str, Vec<Case>); 8] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
         ("attend", attend::cases()),
+        ("observe", observe::cases()),
+        ("select", select::cases()),
         ("linear_add", linear_add::cases()),
         ("gate_up_silu", gate_up_silu::cases()),
         ("norm_linear", norm_linear::cases()),
@@ -220,11 +232,19 @@ fn main() -> ExitCode {
                 }));
             }
         }
+        let name = format!("select: everything selected is dense on {subject_name}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            select::everything_selected_is_dense(&subject)
+        }));
         let name = format!("attend: permuted pages are bit-equal on {subject_name}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             attend::permuted_pages_are_bit_equal(&subject)
         }));
     }
+    let name = "select: everything selected is dense on cpu";
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
+        select::everything_selected_is_dense(&subject)
+    }));
     for (op, cases) in suites() {
         match slab_trials(op, cases) {
             Ok(more) => trials.extend(more),

@@ -8,7 +8,7 @@ use longwave_contract::Backend;
 use longwave_runtime::engine::{Engine, EngineOptions};
 use longwave_runtime::hub::{self, LocalModel, ModelReference, ResolveOptions};
 use longwave_runtime::model::{Model, ModelSource};
-use longwave_runtime::policy::Dense;
+use longwave_runtime::policy::{Dense, Policy};
 
 /// A model of the tests.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ impl TestModel {
     }
 }
 
-/// An engine of one sequence over a model on a backend.
+/// An engine over a model on a backend that attends densely.
 ///
 /// # Errors
 /// When the model cannot be loaded.
@@ -75,12 +75,25 @@ pub fn engine(
     path: &std::path::Path,
     options: EngineOptions,
 ) -> Result<Engine> {
+    engine_with(backend, path, Arc::new(Dense), options)
+}
+
+/// The same with another policy.
+///
+/// # Errors
+/// When the model cannot be loaded.
+pub fn engine_with(
+    backend: &Arc<dyn Backend>,
+    path: &std::path::Path,
+    policy: Arc<dyn Policy>,
+    options: EngineOptions,
+) -> Result<Engine> {
     let source = ModelSource::open(path).with_context(|| path.display().to_string())?;
     let model = Model::load(backend, &source, &options, &mut |_| ())?;
     Ok(Engine::new(
         Arc::clone(backend),
         Arc::new(model),
-        Arc::new(Dense),
+        policy,
         options,
     )?)
 }

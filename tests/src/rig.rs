@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use half::f16;
-use longwave_contract::kv::{Entry, PAGE, RowDesc, RowShape, Tier, ViewDesc};
+use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, RowShape, Tier, ViewDesc};
 use longwave_contract::{Allocation, Backend, BufferDesc, DType, Tensor};
 
 /// What values look like.
@@ -150,6 +150,16 @@ impl Rig {
             rows.len() as u32,
             RowDesc::WORDS,
             bytemuck::cast_slice(rows),
+        )
+    }
+
+    /// Picks.
+    pub fn picks(&mut self, picks: &[PickDesc]) -> Result<Tensor> {
+        self.words(
+            DType::U32,
+            picks.len() as u32,
+            PickDesc::WORDS,
+            bytemuck::cast_slice(picks),
         )
     }
 

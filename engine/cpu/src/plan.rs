@@ -18,6 +18,8 @@ pub(crate) enum Kernel {
     Stream,
     /// Tiles of the rows that share a view; a few rows of a view are streamed.
     Tile,
+    /// Values are ranked.
+    Rank,
 }
 
 impl Kernel {
@@ -28,6 +30,7 @@ impl Kernel {
             Kernel::Gemm => "gemm",
             Kernel::Stream => "stream",
             Kernel::Tile => "tile",
+            Kernel::Rank => "rank",
         }
     }
 }

@@ -180,6 +180,10 @@ impl<'a> MatrixMut<'a> {
         self.rows
     }
 
+    pub(crate) fn u32s_mut(&mut self, row: usize) -> &mut [u32] {
+        &mut self.words[row * self.pitch..][..self.cols]
+    }
+
     pub(crate) fn f16s_mut(&mut self, row: usize) -> &mut [f16] {
         let words = &mut self.words[row * self.pitch..][..self.pitch];
         &mut bytemuck::cast_slice_mut(words)[..self.cols]

@@ -6,6 +6,8 @@
 //! - A **tier** ([`Tier`]) is a kind of storage; each layer has one buffer per tier that it uses.
 //! - A **view** ([`ViewDesc`] and its **entries**, [`Entry`]) says which rows a query reads, in position order. One `attend` serves dense
 //!   attention (entries name pages) and every sparse policy (entries name slots).
+//! - A **pick** ([`PickDesc`]) says which tokens of a view are ranked by an observer layer's attention and how many stay: the entries of
+//!   those are made on the device, and form a view of their own.
 //! - A **row descriptor** ([`RowDesc`]) says what each row of a step is: its token, sequence, position, slot, and view. Rows are ragged:
 //!   prefill chunks, decode rows and drafted tokens share a step.
 //!
@@ -13,9 +15,11 @@
 //! same in Rust, WGSL (`shaders/part/layout.wgsl`) and CUDA (`cuda-kernels/part/layout.cuh`); a test compares the offsets.
 
 mod entry;
+mod pick;
 mod row;
 mod shape;
 
 pub use entry::{Entry, Tier, ViewDesc};
+pub use pick::PickDesc;
 pub use row::RowDesc;
 pub use shape::{KeySpace, PAGE, RowShape, Slot};

@@ -12,14 +12,18 @@ mod embed;
 mod gate_up_silu;
 mod linear_add;
 mod norm_linear;
+mod observe;
 mod qkv_rope_append;
+mod select;
 
 pub use attend::Attend;
 pub use embed::Embed;
 pub use gate_up_silu::GateUpSilu;
 pub use linear_add::LinearAdd;
 pub use norm_linear::NormLinear;
+pub use observe::Observe;
 pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
+pub use select::Select;
 
 use crate::check::CheckError;
 use crate::dtype::DType;
@@ -150,6 +154,8 @@ ops!(
     Embed,
     QkvRopeAppend,
     Attend,
+    Observe,
+    Select,
     LinearAdd,
     GateUpSilu,
     NormLinear

@@ -1,11 +1,10 @@
 use std::ops::Range;
 
 use longwave_contract::BackendError;
-use longwave_contract::kv::{Entry, PAGE, Tier, ViewDesc};
 use longwave_contract::op::Attend;
 use rayon::prelude::*;
 
-use super::descriptor;
+use super::{descriptor, view};
 use crate::error::misfit;
 use crate::memory::Memory;
 use crate::plan::Kernel;
@@ -160,8 +159,7 @@ fn shares(op: &Attend, memory: &Memory, count: usize) -> Result<Vec<Share>, Back
             let expected = format_args!("a view below {} in row {first}", views.rows());
             return Err(misfit(Attend::NAME, "rows", expected, index));
         }
-        let view: ViewDesc =
-            *bytemuck::from_bytes(bytemuck::cast_slice(views.u32s(index as usize)));
+        let view = view::descriptor(&views, index as usize);
         let visible = alike.iter().map(|row| view.visible(row.position) as usize);
         let visible: Vec<usize> = visible.collect();
         let most = visible.iter().copied().max().unwrap_or(0);
@@ -172,57 +170,9 @@ fn shares(op: &Attend, memory: &Memory, count: usize) -> Result<Vec<Share>, Back
         shares.push(Share {
             rows: first..first + alike.len(),
             visible,
-            slots: slots(&view, index, most, entries, op.kv.rows)?,
+            slots: view::slots(Attend::NAME, &view, index, most, entries, op.kv.rows)?,
         });
         first += alike.len();
     }
     Ok(shares)
-}
-
-/// The slots of the first `tokens` tokens of a view.
-fn slots(
-    view: &ViewDesc,
-    index: u32,
-    tokens: usize,
-    entries: &[u32],
-    limit: u32,
-) -> Result<Vec<u32>, BackendError> {
-    if tokens == 0 {
-        return Ok(Vec::new());
-    }
-    if view.run != 1 && view.run != PAGE {
-        let expected = format_args!("a run of 1 or {PAGE} in view {index}");
-        return Err(misfit(Attend::NAME, "views", expected, view.run));
-    }
-    let needed = tokens.div_ceil(view.run as usize);
-    let named = entries
-        .get(view.first as usize..)
-        .and_then(|entries| entries.get(..needed));
-    let Some(named) = named else {
-        let expected = format_args!("entries of view {index} below {}", entries.len());
-        let found = format_args!("{needed} from {}", view.first);
-        return Err(misfit(Attend::NAME, "views", expected, found));
-    };
-    let mut slots = Vec::with_capacity(tokens);
-    for (at, &bits) in named.iter().enumerate() {
-        let entry = Entry(bits);
-        let taken = (tokens - slots.len()).min(view.run as usize) as u64;
-        let first = u64::from(entry.index()) * u64::from(view.run);
-        if entry.tier() != Some(Tier::Raw) || first + taken > u64::from(limit) {
-            let place = view.first as usize + at;
-            let expected =
-                format_args!("a raw entry with slots below {limit} at {place} (view {index})");
-            let found = match entry.tier() {
-                Some(tier) => format!(
-                    "{tier:?} {}, slots {first}..{}",
-                    entry.index(),
-                    first + taken
-                ),
-                None => format!("the bits {bits:#x}, which name no tier"),
-            };
-            return Err(misfit(Attend::NAME, "entries", expected, found));
-        }
-        slots.extend((first..first + taken).map(|slot| slot as u32));
-    }
-    Ok(slots)
 }

@@ -5,7 +5,10 @@ mod embed;
 mod gate_up_silu;
 mod linear_add;
 mod norm_linear;
+mod observe;
 mod qkv_rope_append;
+mod select;
+mod view;
 
 use bytemuck::from_bytes;
 use longwave_contract::kv::RowDesc;
@@ -22,6 +25,8 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::Embed(_) => Kernel::Gather,
         Op::QkvRopeAppend(op) => matmul::select(op.x),
         Op::Attend(op) => attend::select(op),
+        Op::Observe(_) => Kernel::Stream,
+        Op::Select(_) => Kernel::Rank,
         Op::LinearAdd(op) => matmul::select(op.x),
         Op::GateUpSilu(op) => matmul::select(op.x),
         Op::NormLinear(op) => matmul::select(op.out),
@@ -34,6 +39,8 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::Embed(op) => embed::run(op, memory),
         Op::QkvRopeAppend(op) => qkv_rope_append::run(op, kernel, memory),
         Op::Attend(op) => attend::run(op, kernel, memory),
+        Op::Observe(op) => observe::run(op, memory),
+        Op::Select(op) => select::run(op, memory),
         Op::LinearAdd(op) => linear_add::run(op, kernel, memory),
         Op::GateUpSilu(op) => gate_up_silu::run(op, kernel, memory),
         Op::NormLinear(op) => norm_linear::run(op, kernel, memory),

@@ -7,6 +7,7 @@
 mod attend;
 mod host;
 mod linear;
+mod pick;
 mod qkv;
 
 use half::f16;

@@ -14,8 +14,8 @@ use longwave_contract::{Allocation, Backend, BufferDesc, DType, Recording, Tenso
 
 use crate::error::Error;
 use crate::kv::{KvPool, Sequence, SequenceId};
-use crate::model::{Model, ModelConfig, StepTensors};
-use crate::policy::{Policy, Retention};
+use crate::model::{ChoiceTensors, Model, ModelConfig, StepTensors};
+use crate::policy::{Budget, Policy, Retention};
 use plans::{Bucket, Plans};
 use tables::Tables;
 
@@ -53,7 +53,14 @@ impl EngineOptions {
     /// Bytes that the engine will allocate for activations, logits and tables.
     pub fn work_bytes(&self, config: &ModelConfig) -> u64 {
         let activations = Activations::descs(self, config);
-        activations.iter().map(|desc| desc.bytes).sum::<u64>() + tables::Layout::new(self).bytes
+        // As much as any policy's choice may take.
+        let most = Budget {
+            keep: u32::MAX,
+            ..Budget::default()
+        };
+        let choice = Choice::descs(self, most);
+        let buffers = activations.iter().chain(&choice);
+        buffers.map(|desc| desc.bytes).sum::<u64>() + tables::Layout::new(self).bytes
     }
 }
 
@@ -90,6 +97,54 @@ impl Activations {
     }
 }
 
+/// The buffers in which a policy's layers choose what others read.
+struct Choice {
+    scores: Allocation,
+    entries: Allocation,
+    /// Tokens that are chosen for a sequence at most.
+    tokens: u32,
+}
+
+impl Choice {
+    /// Scores of every token, and as many entries as the budget has, for each sequence.
+    fn descs(options: &EngineOptions, budget: Budget) -> [BufferDesc; 2] {
+        let tokens = budget.tokens().min(options.context);
+        [
+            BufferDesc::of("scores", DType::F32, options.sequences, options.context),
+            BufferDesc::of("chosen entries", DType::U32, options.sequences, tokens),
+        ]
+    }
+
+    fn new(
+        backend: &Arc<dyn Backend>,
+        options: &EngineOptions,
+        budget: Budget,
+    ) -> Result<Self, Error> {
+        let [scores, entries] = Choice::descs(options, budget);
+        Ok(Choice {
+            scores: Allocation::new(backend, &scores)?,
+            entries: Allocation::new(backend, &entries)?,
+            tokens: budget.tokens().min(options.context),
+        })
+    }
+
+    /// From one sequence's entries to the next's.
+    fn pitch(&self) -> u32 {
+        self.tokens.next_multiple_of(4)
+    }
+
+    fn tensors(&self, bucket: Bucket, layout: &tables::Layout) -> ChoiceTensors {
+        let picks = layout.picks(bucket.rows);
+        ChoiceTensors {
+            picks,
+            scores: Tensor::new(self.scores.id(), DType::F32, picks.rows, bucket.longest),
+            entries: Tensor::new(self.entries.id(), DType::U32, picks.rows, self.tokens),
+            views: layout.chosen_views(),
+            longest: bucket.chosen,
+        }
+    }
+}
+
 /// Runs one model for some sequences.
 pub struct Engine {
     backend: Arc<dyn Backend>,
@@ -98,6 +153,7 @@ pub struct Engine {
     options: EngineOptions,
     pool: KvPool,
     activations: Activations,
+    choice: Option<Choice>,
     tables: Tables,
     plans: Plans,
     sequences: HashMap<SequenceId, Sequence>,
@@ -132,10 +188,15 @@ impl Engine {
             .iter()
             .map(|desc| Allocation::new(&backend, desc))
             .collect::<Result<_, _>>()?;
+        let choice = policy
+            .budget()
+            .map(|budget| Choice::new(&backend, &options, budget))
+            .transpose()?;
         let tables = Tables::new(&backend, &options)?;
         Ok(Engine {
             plans: Plans::new(Arc::clone(&backend)),
             activations: Activations { buffers },
+            choice,
             backend,
             model,
             policy,
@@ -218,20 +279,40 @@ impl Engine {
 
     /// Takes tokens of some sequences through the model; returns the logits that were asked for, in the order of `feeds`.
     ///
-    /// A step that fails leaves the sequences as long as they were.
+    /// A feed of one token of a sequence that has begun is a decode step: there, a policy may choose what its layers read. Everything else is
+    /// attended to densely. A step that fails leaves the sequences as long as they were.
     ///
     /// # Errors
     /// When there are no rows or too many, a token or sequence does not exist, a context or the cache is full, or the device fails.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Vec<f32>>, Error> {
-        let bucket = self.fill(feeds)?;
-        if !self.plans.contains(bucket) {
-            let recording = self.record(bucket)?;
-            self.plans.insert(bucket, &recording)?;
+        self.check(feeds)?;
+        let chooses = feeds
+            .iter()
+            .map(|feed| Ok(feed.tokens.len() == 1 && !self.sequence(feed.sequence)?.is_empty()))
+            .collect::<Result<Vec<bool>, Error>>()?;
+        self.advance(feeds, &chooses)
+    }
+
+    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step.
+    fn advance(&mut self, feeds: &[Feed<'_>], chooses: &[bool]) -> Result<Vec<Vec<f32>>, Error> {
+        let mut logits: Vec<Option<Vec<f32>>> = vec![None; feeds.len()];
+        for (group, budget) in self.groups(feeds, chooses) {
+            let some: Vec<Feed<'_>> = group.iter().map(|&index| feeds[index]).collect();
+            let bucket = self.fill(&some, budget)?;
+            if !self.plans.contains(bucket) {
+                let recording = self.record(bucket)?;
+                self.plans.insert(bucket, &recording)?;
+            }
+            let ticket = self.plans.run(bucket)?;
+            self.backend.wait(ticket)?;
+            let wanted: Vec<usize> = group
+                .into_iter()
+                .filter(|&index| feeds[index].logits)
+                .collect();
+            for (index, row) in wanted.iter().zip(self.read_logits(wanted.len())?) {
+                logits[*index] = Some(row);
+            }
         }
-        let ticket = self.plans.run(bucket)?;
-        self.backend.wait(ticket)?;
-        let wanted = feeds.iter().filter(|feed| feed.logits).count();
-        let logits = self.read_logits(wanted)?;
         for feed in feeds {
             if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
                 sequence.tokens.extend_from_slice(feed.tokens);
@@ -240,15 +321,40 @@ impl Engine {
                 }
             }
         }
-        Ok(logits)
+        Ok(logits.into_iter().flatten().collect())
     }
 
-    /// Writes a step's tables without running it, and returns the recording that would run: for tracing and profiling.
+    /// The feeds that share a recording: those for which something is left out, with the budget, and all others.
+    fn groups(&self, feeds: &[Feed<'_>], chooses: &[bool]) -> Vec<(Vec<usize>, Option<Budget>)> {
+        let drops = |budget: Budget, index: usize| {
+            let sequence = self.sequences.get(&feeds[index].sequence);
+            let pick = budget.pick(0, sequence.map_or(0, Sequence::len) + 1);
+            chooses[index] && pick.candidates > pick.keep
+        };
+        let (some, all): (Vec<usize>, Vec<usize>) = match self.policy.budget() {
+            None => (Vec::new(), (0..feeds.len()).collect()),
+            Some(budget) => (0..feeds.len()).partition(|&index| drops(budget, index)),
+        };
+        [(all, None), (some, self.policy.budget())]
+            .into_iter()
+            .filter(|(group, _)| !group.is_empty())
+            .collect()
+    }
+
+    /// Writes a step's tables without running it, and returns the recording that would run: for tracing and profiling. Where a policy
+    /// would run decode steps apart, they must not be mixed with others.
     ///
     /// # Errors
     /// As [`Engine::step`].
     pub fn stage(&mut self, feeds: &[Feed<'_>]) -> Result<Recording, Error> {
-        let bucket = self.fill(feeds)?;
+        self.check(feeds)?;
+        let single = feeds.iter().all(|feed| feed.tokens.len() == 1);
+        let groups = self.groups(feeds, &vec![single; feeds.len()]);
+        let [(_, budget)] = groups.as_slice() else {
+            let why = "a staged step is one recording: stage decode steps and others apart";
+            return Err(Error::Parameter(why.into()));
+        };
+        let bucket = self.fill(feeds, *budget)?;
         self.record(bucket)
     }
 
@@ -272,7 +378,8 @@ impl Engine {
                 tokens: chunk,
                 logits: done == tokens.len(),
             };
-            logits = self.step(&[feed])?;
+            self.check(&[feed])?;
+            logits = self.advance(&[feed], &[false])?;
             progress(done);
         }
         logits.pop().ok_or(Error::EmptyPrompt)
@@ -297,8 +404,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the pages that a step needs and writes its tables.
-    fn fill(&mut self, feeds: &[Feed<'_>]) -> Result<Bucket, Error> {
+    /// Whether a step of these feeds is possible.
+    fn check(&self, feeds: &[Feed<'_>]) -> Result<(), Error> {
         let rows: usize = feeds.iter().map(|feed| feed.tokens.len()).sum();
         let limit = self.options.chunk as usize;
         let distinct = feeds
@@ -320,7 +427,7 @@ impl Engine {
             self.check_tokens(sequence.len(), feed.tokens)?;
             needed += sequence.missing_pages(sequence.len() + feed.tokens.len() as u32);
         }
-        let pages = &mut self.pool.pages;
+        let pages = &self.pool.pages;
         if needed > pages.free_pages() {
             return Err(Error::CacheFull {
                 needed,
@@ -328,21 +435,33 @@ impl Engine {
                 pages: pages.pages(),
             });
         }
+        Ok(())
+    }
+
+    /// Takes the pages that feeds need and writes the tables of their recording; with a budget, all of them choose what they read.
+    fn fill(&mut self, feeds: &[Feed<'_>], budget: Option<Budget>) -> Result<Bucket, Error> {
         for feed in feeds {
             if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
                 let missing = sequence.missing_pages(sequence.len() + feed.tokens.len() as u32);
-                sequence
-                    .pages
-                    .extend(pages.take(missing).into_iter().flatten());
+                let taken = self.pool.pages.take(missing);
+                sequence.pages.extend(taken.into_iter().flatten());
             }
         }
+        let pitch = self.choice.as_ref().map_or(0, Choice::pitch);
         self.tables.begin();
         for feed in feeds {
             let sequence = self
                 .sequences
                 .get(&feed.sequence)
                 .ok_or(Error::NoSequence(feed.sequence))?;
-            self.tables.add(feed, sequence, &*self.policy);
+            match budget {
+                None => self.tables.add(feed, sequence, &*self.policy),
+                Some(budget) => {
+                    let policy = &*self.policy;
+                    self.tables
+                        .add_picked(feed, sequence, policy, budget, pitch);
+                }
+            }
         }
         self.tables.upload(&*self.backend)?;
         Ok(Bucket::of(&self.tables, &self.options))
@@ -365,6 +484,11 @@ impl Engine {
             logits: (bucket.logits > 0)
                 .then(|| self.activations.tensor(4, bucket.logits, config.vocabulary)),
             longest: bucket.longest,
+            choice: self
+                .choice
+                .as_ref()
+                .filter(|_| bucket.chosen > 0)
+                .map(|choice| choice.tensors(bucket, layout)),
         };
         let label = format!(
             "step of {} rows over {} tokens",

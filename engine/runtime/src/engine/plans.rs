@@ -21,6 +21,8 @@ pub(super) struct Bucket {
     pub longest: u32,
     /// Rows whose logits are given; 0 records none.
     pub logits: u32,
+    /// Tokens that a row of a following layer reads; 0 where nothing is chosen.
+    pub chosen: u32,
 }
 
 impl Bucket {
@@ -33,6 +35,10 @@ impl Bucket {
             logits: match tables.selected_count() {
                 0 => 0,
                 wanted => up(wanted, options.sequences),
+            },
+            chosen: match tables.longest_chosen() {
+                0 => 0,
+                longest => up(longest.max(128), options.context.max(1)),
             },
         }
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use longwave_contract::kv::{Entry, PAGE, RowDesc, ViewDesc};
+use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, ViewDesc};
 use longwave_contract::{Allocation, Backend, BufferDesc, BufferId, DType, Tensor};
 
 use super::{EngineOptions, Feed};
 use crate::error::Error;
 use crate::kv::Sequence;
-use crate::policy::Policy;
+use crate::policy::{Budget, Policy};
 
 /// Where the tables lie in their buffer. Entries come last, so that a step uploads only those it has.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Layout {
     entries: u32,
     select_offset: u64,
     views_offset: u64,
+    picks_offset: u64,
+    chosen_views_offset: u64,
     rows_offset: u64,
     entries_offset: u64,
     pub bytes: u64,
@@ -42,6 +44,8 @@ impl Layout {
             entries,
             select_offset: place(1, options.sequences),
             views_offset: place(options.sequences, 4),
+            picks_offset: place(options.sequences, PickDesc::WORDS),
+            chosen_views_offset: place(options.sequences, 4),
             rows_offset: place(options.chunk, RowDesc::WORDS),
             entries_offset: place(1, entries),
             bytes: end,
@@ -68,6 +72,20 @@ impl Layout {
         self.tensor(self.views_offset, self.sequences, 4)
     }
 
+    /// One for each of the sequences that decode in a step.
+    pub fn picks(&self, capacity: u32) -> Tensor {
+        self.tensor(
+            self.picks_offset,
+            capacity.min(self.sequences),
+            PickDesc::WORDS,
+        )
+    }
+
+    /// Views of the entries that picks made.
+    pub fn chosen_views(&self) -> Tensor {
+        self.tensor(self.chosen_views_offset, self.sequences, 4)
+    }
+
     pub fn rows(&self, capacity: u32) -> Tensor {
         self.tensor(self.rows_offset, capacity.min(self.rows), RowDesc::WORDS)
     }
@@ -84,6 +102,8 @@ pub(super) struct Tables {
     rows: Vec<RowDesc>,
     select: Vec<u32>,
     views: Vec<ViewDesc>,
+    picks: Vec<PickDesc>,
+    chosen_views: Vec<ViewDesc>,
     entries: Vec<Entry>,
     longest: u32,
     staging: Vec<u8>,
@@ -105,6 +125,8 @@ impl Tables {
             rows: Vec::new(),
             select: Vec::new(),
             views: Vec::new(),
+            picks: Vec::new(),
+            chosen_views: Vec::new(),
             entries: Vec::new(),
             longest: 0,
             staging: Vec::new(),
@@ -116,6 +138,8 @@ impl Tables {
         self.rows.clear();
         self.select.clear();
         self.views.clear();
+        self.picks.clear();
+        self.chosen_views.clear();
         self.entries.clear();
         self.longest = 0;
     }
@@ -143,6 +167,35 @@ impl Tables {
         self.views.push(view);
     }
 
+    /// Adds one sequence's single row of a decode step, for which following layers read what a pick chooses. `pitch` is the distance between
+    /// the entries of two picks. All of a step's sequences are added so, or none: row, view and pick have the same index.
+    pub fn add_picked(
+        &mut self,
+        feed: &Feed<'_>,
+        sequence: &Sequence,
+        policy: &dyn Policy,
+        budget: Budget,
+        pitch: u32,
+    ) {
+        self.add(feed, sequence, policy);
+        let position = sequence.len();
+        let index = self.picks.len() as u32;
+        let pick = budget.pick(index, position + 1);
+        self.picks.push(pick);
+        self.chosen_views.push(ViewDesc {
+            first: index * pitch,
+            length: pick.length(position + 1),
+            last: position,
+            run: 1,
+        });
+    }
+
+    /// The most tokens that a following layer's row reads; 0 where there are no picks.
+    pub fn longest_chosen(&self) -> u32 {
+        let lengths = self.chosen_views.iter().map(|view| view.length);
+        lengths.max().unwrap_or(0)
+    }
+
     pub fn row_count(&self) -> u32 {
         self.rows.len() as u32
     }
@@ -162,11 +215,16 @@ impl Tables {
         self.staging.clear();
         self.staging.resize(used.next_multiple_of(4) as usize, 0);
         let counts = [self.rows.len() as u32, self.select.len() as u32];
-        let pieces: [(u64, &[u8]); 6] = [
+        let pieces: [(u64, &[u8]); 8] = [
             (0, bytemuck::bytes_of(&counts[0])),
             (Tensor::ALIGN, bytemuck::bytes_of(&counts[1])),
             (layout.select_offset, bytemuck::cast_slice(&self.select)),
             (layout.views_offset, bytemuck::cast_slice(&self.views)),
+            (layout.picks_offset, bytemuck::cast_slice(&self.picks)),
+            (
+                layout.chosen_views_offset,
+                bytemuck::cast_slice(&self.chosen_views),
+            ),
             (layout.rows_offset, bytemuck::cast_slice(&self.rows)),
             (layout.entries_offset, bytemuck::cast_slice(&self.entries)),
         ];

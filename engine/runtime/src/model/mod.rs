@@ -15,7 +15,7 @@ use longwave_contract::{Allocation, Tensor};
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use load::{LoadEvent, WeightSummary};
-pub use record::StepTensors;
+pub use record::{ChoiceTensors, StepTensors};
 pub use rope::Rope;
 pub use source::ModelSource;
 

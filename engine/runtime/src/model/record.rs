@@ -1,7 +1,9 @@
 //! What a decoder model does in a step, as ops.
 
 use longwave_contract::kv::KeySpace;
-use longwave_contract::op::{Attend, Embed, GateUpSilu, LinearAdd, NormLinear, QkvRopeAppend};
+use longwave_contract::op::{
+    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Select,
+};
 use longwave_contract::{CheckError, Recording, Tensor};
 
 use super::Model;
@@ -35,6 +37,35 @@ pub struct StepTensors {
     pub logits: Option<Tensor>,
     /// The most tokens that any row sees.
     pub longest: u32,
+    /// What following layers read, in a decode step of a policy that selects.
+    pub choice: Option<ChoiceTensors>,
+}
+
+/// The tensors by which observers choose and followers read. Row, view and pick of a sequence have the same index.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChoiceTensors {
+    /// Picks, `u32[p, 4]`.
+    pub picks: Tensor,
+    /// Scores of candidates, `f32[p, longest]`.
+    pub scores: Tensor,
+    /// Entries that were chosen, `u32[p, m]`.
+    pub entries: Tensor,
+    /// Views of those entries, `u32[v, 4]`.
+    pub views: Tensor,
+    /// The most tokens that any row reads of them.
+    pub longest: u32,
+}
+
+impl ChoiceTensors {
+    /// All picks' entries as one list, as views name them; rows are padded to whole quads.
+    fn list(&self) -> Tensor {
+        let (rows, cols) = (self.entries.rows, self.entries.cols.next_multiple_of(4));
+        Tensor {
+            rows: 1,
+            cols: rows * cols,
+            ..self.entries
+        }
+    }
 }
 
 impl Model {
@@ -90,19 +121,50 @@ impl Model {
                 q,
                 kv,
             })?;
-            match policy.role(index as u32) {
-                Role::Dense => recording.push(Attend {
-                    q,
-                    kv,
-                    rows,
-                    count,
-                    views: step.views,
-                    entries: step.entries,
-                    shape: config.shape,
-                    scale: 1.0 / (config.shape.head_dim as f32).sqrt(),
-                    longest: step.longest,
-                    out: attended,
+            let dense = Attend {
+                q,
+                kv,
+                rows,
+                count,
+                views: step.views,
+                entries: step.entries,
+                shape: config.shape,
+                scale: 1.0 / (config.shape.head_dim as f32).sqrt(),
+                longest: step.longest,
+                out: attended,
+            };
+            match (policy.role(index as u32), step.choice) {
+                (Role::Follow, Some(choice)) => recording.push(Attend {
+                    views: choice.views,
+                    entries: choice.list(),
+                    longest: choice.longest,
+                    ..dense
                 })?,
+                (Role::Observe, Some(choice)) => {
+                    recording.push(dense)?;
+                    recording.push(Observe {
+                        q,
+                        kv,
+                        rows,
+                        views: step.views,
+                        entries: step.entries,
+                        picks: choice.picks,
+                        count,
+                        shape: config.shape,
+                        scale: dense.scale,
+                        scores: choice.scores,
+                    })?;
+                    recording.push(Select {
+                        scores: choice.scores,
+                        rows,
+                        views: step.views,
+                        entries: step.entries,
+                        picks: choice.picks,
+                        count,
+                        out: choice.entries,
+                    })?;
+                }
+                (Role::Dense | Role::Observe | Role::Follow, _) => recording.push(dense)?,
             }
             recording.push(LinearAdd {
                 a: attended,

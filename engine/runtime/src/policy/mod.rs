@@ -4,9 +4,11 @@
 //! and what becomes of old tokens after a step ([`Retention`]). One file per policy.
 
 mod dense;
+mod omnikv;
 
 pub use dense::Dense;
-use longwave_contract::kv::{Entry, ViewDesc};
+use longwave_contract::kv::{Entry, PickDesc, ViewDesc};
+pub use omnikv::OmniKv;
 
 use crate::kv::Sequence;
 
@@ -16,6 +18,72 @@ use crate::kv::Sequence;
 pub enum Role {
     /// Reads the rows that the policy's host-made view names.
     Dense,
+    /// As `Dense`; what its heads attend to decides what the layers that follow read.
+    Observe,
+    /// Reads what the last observer chose, in decode steps; prompts as `Dense`.
+    Follow,
+}
+
+/// How many tokens of which kind a following layer reads in a decode step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Tokens at the beginning that are always read.
+    pub sink: u32,
+    /// Tokens at the end, the current one included, that are always read.
+    pub recent: u32,
+    /// Tokens between them that are chosen; all of them where they are fewer.
+    pub keep: u32,
+}
+
+impl Default for Budget {
+    /// As the paper's runs: 8 sinks, 128 recent tokens, 2,048 chosen.
+    fn default() -> Self {
+        Budget {
+            sink: 8,
+            recent: 128,
+            keep: 2048,
+        }
+    }
+}
+
+impl Budget {
+    /// The most tokens that a following layer reads.
+    pub const fn tokens(&self) -> u32 {
+        self.sink
+            .saturating_add(self.recent)
+            .saturating_add(self.keep)
+    }
+
+    /// What is chosen for row `row` of a step, which sees `visible` tokens.
+    pub const fn pick(&self, row: u32, visible: u32) -> PickDesc {
+        let first = if self.sink < visible {
+            self.sink
+        } else {
+            visible
+        };
+        PickDesc {
+            row,
+            first,
+            candidates: (visible - first).saturating_sub(self.recent),
+            keep: self.keep,
+        }
+    }
+}
+
+/// Why a policy cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Nothing observes for the first layers.
+    #[error("full: layer 0 must be a full layer")]
+    FirstLayer,
+    /// A layer beyond the model's.
+    #[error("full: layer {layer} does not exist in a model of {layers} layers")]
+    NoSuchLayer {
+        /// The layer.
+        layer: u32,
+        /// How many there are.
+        layers: u32,
+    },
 }
 
 /// What becomes of a sequence's old tokens after a step.
@@ -34,10 +102,33 @@ pub trait Policy: Send + Sync {
     /// What a layer does.
     fn role(&self, layer: u32) -> Role;
 
+    /// What following layers read in a decode step; `None` where no layer follows.
+    fn budget(&self) -> Option<Budget> {
+        None
+    }
+
     /// What becomes of a sequence's tokens once `length` of them are in the cache.
     fn retention(&self, length: u32) -> Retention;
 
     /// Appends the entries by which rows up to position `last` of a sequence read its cache, and describes them. The sequence's pages
     /// cover `last`.
     fn view(&self, sequence: &Sequence, last: u32, entries: &mut Vec<Entry>) -> ViewDesc;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sinks_and_recent_tokens_are_no_candidates() {
+        let budget = Budget {
+            sink: 8,
+            recent: 128,
+            keep: 50,
+        };
+        let candidates = |visible| budget.pick(0, visible).candidates;
+        assert_eq!([1, 8, 136, 137, 1136].map(candidates), [0, 0, 0, 1, 1000]);
+        assert_eq!(budget.pick(3, 5).first, 5);
+        assert_eq!(budget.pick(0, 1136).length(1136), budget.tokens());
+    }
 }

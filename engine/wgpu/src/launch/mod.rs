@@ -12,8 +12,10 @@ mod gate_up_silu;
 mod linear_add;
 mod matmul;
 mod norm_linear;
+mod observe;
 mod qkv_rope_append;
 mod rms_norm;
+mod select;
 
 use longwave_contract::{BackendError, Caps, Op, Slabs, Tensor};
 use longwave_shaders::Kernel;
@@ -102,6 +104,8 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Embed(op) => embed::launch(op, context),
         Op::QkvRopeAppend(op) => qkv_rope_append::launch(op, context),
         Op::Attend(op) => attend::launch(op, context),
+        Op::Observe(op) => observe::launch(op, context),
+        Op::Select(op) => select::launch(op, context),
         Op::LinearAdd(op) => linear_add::launch(op, context),
         Op::GateUpSilu(op) => gate_up_silu::launch(op, context),
         Op::NormLinear(op) => norm_linear::launch(op, context),
