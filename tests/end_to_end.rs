@@ -160,6 +160,81 @@ fn answer(path: PathBuf) -> Result<()> {
     Ok(())
 }
 
+/// Dense attention is no distance from itself, a small budget is some, and both come with their bytes.
+fn comparison(path: PathBuf) -> Result<()> {
+    let file = path.to_str().context("the model's path is not UTF-8")?;
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/ARCHITECTURE.md");
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("eval.json");
+    let output = output.to_str().context("the temporary path is not UTF-8")?;
+    let mut arguments = vec![
+        "eval",
+        "-m",
+        file,
+        "--backend",
+        "cpu",
+        "--text",
+        text,
+        "-o",
+        output,
+        "--json",
+    ];
+    arguments.extend([
+        "--kv",
+        "dense",
+        "--kv",
+        "omnikv:keep=20,recent=16",
+        "--suite",
+        "kld",
+    ]);
+    arguments.extend(["--context", "200", "--predict", "24", "--samples", "2"]);
+    let found = json(&arguments)?;
+    let written: Value = serde_json::from_slice(&std::fs::read(output)?)?;
+    ensure!(found == written, "the file holds something else");
+    let figure = |policy: usize, key: &str| {
+        let value = found["policies"][policy][key].as_f64();
+        value.with_context(|| format!("no {key} of policy {policy}"))
+    };
+    ensure!(
+        figure(0, "kld_mean")? == 0.0 && figure(0, "top1")? == 1.0,
+        "{found}"
+    );
+    ensure!(figure(0, "ppl")? == figure(0, "ppl_dense")?, "{found}");
+    let distance = figure(1, "kld_mean")?;
+    ensure!(
+        distance > 0.001 && distance < 1.0 && figure(1, "kld_p99")? >= distance,
+        "{found}"
+    );
+    for policy in [0, 1] {
+        // Nothing is compressed; the sequence holds whole pages.
+        ensure!(figure(policy, "history_ratio")? == 1.0, "{found}");
+        let held = figure(policy, "kv_ratio")?;
+        ensure!((1.0..1.2).contains(&held), "{found}");
+    }
+    let short = [
+        "eval",
+        "-m",
+        file,
+        "--backend",
+        "cpu",
+        "--text",
+        text,
+        "--kv",
+        "dense",
+        "--context",
+        "8000",
+        "--predict",
+        "190",
+    ];
+    let output = call(&short)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && errors.contains("8190"),
+        "{errors}"
+    );
+    Ok(())
+}
+
 /// Bad input: one clear line, a non-zero exit code, no panic.
 fn refusals(path: PathBuf) -> Result<()> {
     let file = path.to_str().context("the model's path is not UTF-8")?;
@@ -280,6 +355,11 @@ fn main() -> ExitCode {
         "an answer in plain words",
         smallest.clone(),
         answer,
+    ));
+    trials.push(trial::with(
+        "policies are compared",
+        smallest.clone(),
+        comparison,
     ));
     trials.push(trial::with("bad input is refused", smallest, refusals));
     trial::run(trials)

@@ -7,6 +7,7 @@ use longwave_runtime::sample::SamplingParams;
 use crate::backend::BackendName;
 use crate::chat::ChatArguments;
 use crate::devices::DevicesArguments;
+use crate::eval::EvalArguments;
 use crate::inspect::InspectArguments;
 use crate::kv::KvPolicy;
 use crate::logits::LogitsArguments;
@@ -43,6 +44,8 @@ pub enum Command {
     Logits(LogitsArguments),
     /// Find the first op at which two backends disagree
     Trace(TraceArguments),
+    /// Compare policies with dense attention on the same text
+    Eval(EvalArguments),
 }
 
 /// Which model.

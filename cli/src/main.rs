@@ -10,6 +10,7 @@ mod backend;
 mod chat;
 mod context;
 mod devices;
+mod eval;
 mod inspect;
 mod kv;
 mod logits;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => arguments.execute(&notes),
         Command::Logits(arguments) => arguments.execute(&notes),
         Command::Trace(arguments) => arguments.execute(&notes),
+        Command::Eval(arguments) => arguments.execute(&notes),
     };
     match result {
         Ok(code) => code,

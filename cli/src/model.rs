@@ -96,13 +96,27 @@ impl Opened {
         // A chunk beyond the context would only waste memory.
         options.chunk = options.chunk.min(options.context);
         let policy = kv.policy(self.source.config().layers)?;
+        let model = self.load(backend, &options, notes)?;
+        Engine::new(Arc::clone(backend), model, policy, options)
+            .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))
+    }
+
+    /// Loads the weights; `options` say what they must leave room for.
+    ///
+    /// # Errors
+    /// The weights are broken or do not fit, or the device fails.
+    pub fn load(
+        &self,
+        backend: &Arc<dyn Backend>,
+        options: &EngineOptions,
+        notes: &Notes,
+    ) -> Result<Arc<Model>> {
         let bar = byte_bar(notes, "loading");
-        let model = Model::load(backend, &self.source, &options, &mut |event| {
+        let model = Model::load(backend, &self.source, options, &mut |event| {
             bar.set_length(event.total);
             bar.set_position(event.done);
         });
         bar.finish_and_clear();
-        Engine::new(Arc::clone(backend), Arc::new(model?), policy, options)
-            .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))
+        Ok(Arc::new(model?))
     }
 }

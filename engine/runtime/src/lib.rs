@@ -10,6 +10,7 @@
 //! | [`policy`] | what each query may read, and what is kept |
 //! | [`engine`] | steps of some sequences through one model on one backend |
 //! | [`sample`], [`generate`] | choosing tokens, and streams of text |
+//! | [`eval`] | how far a policy is from dense attention |
 //!
 //! **Architecture invariant:** this crate knows no backend; it sees [`longwave_contract::Backend`] only.
 //!
@@ -47,6 +48,7 @@
 
 pub mod engine;
 mod error;
+pub mod eval;
 pub mod format;
 pub mod generate;
 pub mod hub;

@@ -7,6 +7,7 @@ mod plans;
 mod tables;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use longwave_contract::kv::PAGE;
@@ -257,6 +258,21 @@ impl Engine {
     /// When there is no such sequence.
     pub fn kv_bytes(&self, id: SequenceId) -> Result<u64, Error> {
         Ok(self.sequence(id)?.pages.len() as u64 * self.pool.page_bytes())
+    }
+
+    /// Bytes in which the tokens of a range of positions are stored, all layers together.
+    ///
+    /// # Errors
+    /// When there is no such sequence, or it ends before the range does.
+    pub fn stored_bytes(&self, id: SequenceId, positions: Range<u32>) -> Result<u64, Error> {
+        let length = self.sequence(id)?.len();
+        if positions.end > length {
+            return Err(Error::Parameter(format!(
+                "positions {positions:?} of a sequence of {length} tokens"
+            )));
+        }
+        let tokens = u64::from(positions.end.saturating_sub(positions.start));
+        Ok(tokens * self.pool.page_bytes() / u64::from(PAGE))
     }
 
     /// Pages that no sequence holds.
