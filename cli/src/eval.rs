@@ -20,6 +20,7 @@ use crate::kv::KvPolicy;
 use crate::model::{self, Opened};
 use crate::output::{Notes, Output};
 use crate::progress::count_bar;
+use crate::report::dense_bytes;
 
 /// Compare policies with dense attention on the same text.
 ///
@@ -91,11 +92,11 @@ struct Report {
     policies: Vec<PolicyReport>,
 }
 
-/// One policy. Figures of suites that were not asked for are left out.
+/// One policy. Figures of suites that were not asked for are left out, but that `kld` gives the perplexities too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct PolicyReport {
     policy: String,
-    /// Bytes that the sequence holds over those of a dense cache.
+    /// Bytes that the sequence holds over those of the pages of a dense cache.
     kv_ratio: f64,
     /// The same for the history alone: everything but the first 8 and the last 128 tokens.
     history_ratio: f64,
@@ -148,6 +149,18 @@ impl EvalArguments {
         for kv in &self.kv {
             kv.policy(config.layers)?;
         }
+        if let Some(path) = &self.output {
+            // Before hours of work, not after.
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            ensure!(
+                folder.is_dir(),
+                "{} cannot be written: there is no such folder",
+                path.display()
+            );
+        }
         let tokens = self.tokens(&opened)?;
         let windows = windows(
             tokens.len(),
@@ -157,13 +170,11 @@ impl EvalArguments {
         )?;
 
         let backend = choice.open(notes)?;
-        let engines = self.kv.len() as u32 + 1;
-        let options = EngineOptions::single(length);
-        let room = EngineOptions {
-            cache_tokens: length.saturating_mul(engines),
-            ..options.clone()
+        let options = EngineOptions {
+            engines: self.kv.len() as u32 + 1,
+            ..EngineOptions::single(length)
         };
-        let model = opened.load(&backend, &room, notes)?;
+        let model = opened.load(&backend, &options, notes)?;
         let engine = |kv: &KvPolicy| -> Result<Engine> {
             make(&backend, &model, kv, config.layers, options.clone())
         };
@@ -195,16 +206,16 @@ impl EvalArguments {
         }
         bar.finish_and_clear();
         let report = self.report(&opened, &*backend, &subjects)?;
-        if let Some(path) = &self.output {
-            let text = serde_json::to_string_pretty(&report)? + "\n";
-            std::fs::write(path, text)
-                .with_context(|| format!("{} cannot be written", path.display()))?;
-        }
         let mut output = Output::stdout();
         if self.json {
             output.json(&report)?;
         } else {
             output.text(&report.table())?;
+        }
+        if let Some(path) = &self.output {
+            let text = serde_json::to_string_pretty(&report)? + "\n";
+            std::fs::write(path, text)
+                .with_context(|| format!("{} cannot be written", path.display()))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -323,13 +334,19 @@ impl Subject {
         let engine = &self.engine;
         let token = engine.model().config().dense_bytes_per_token();
         let length = engine.sequence(sequence)?.len();
-        let ratio = |bytes: u64, tokens: u32| bytes as f64 / (u64::from(tokens) * token) as f64;
-        self.kv_ratio = ratio(engine.kv_bytes(sequence)?, length);
+        let ratio = |bytes: u64, dense: u64| bytes as f64 / dense as f64;
+        self.kv_ratio = ratio(
+            engine.kv_bytes(sequence)?,
+            dense_bytes(length as usize, token),
+        );
         let pick = Budget::default().pick(0, length);
         let history = pick.first..pick.first + pick.candidates;
         self.history_ratio = match pick.candidates {
             0 => self.kv_ratio,
-            tokens => ratio(engine.stored_bytes(sequence, history)?, tokens),
+            tokens => ratio(
+                engine.stored_bytes(sequence, history)?,
+                u64::from(tokens) * token,
+            ),
         };
         Ok(())
     }
@@ -340,7 +357,6 @@ impl PolicyReport {
     fn of(summary: ComparisonSummary, suites: &[Suite]) -> Self {
         let kld = |value: f64| suites.contains(&Suite::Kld).then_some(value);
         let ppl = |value: f64| suites.contains(&Suite::Ppl).then_some(value);
-        // With the divergence alone other programs read the perplexity too.
         let either = |value: f64| kld(value).or(ppl(value));
         PolicyReport {
             tokens: summary.tokens,

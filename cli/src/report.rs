@@ -173,7 +173,7 @@ impl RunReport {
 }
 
 /// Bytes of a dense cache for so many tokens, in whole pages.
-fn dense_bytes(tokens: usize, per_token: u64) -> u64 {
+pub fn dense_bytes(tokens: usize, per_token: u64) -> u64 {
     (tokens as u64).div_ceil(u64::from(PAGE)) * u64::from(PAGE) * per_token
 }
 

@@ -12,6 +12,8 @@ const WORKGROUP: u32 = 64u;
 
 struct Params {
     rows: u32,
+    // The first row of this dispatch.
+    first_row: u32,
     heads: u32,
     // Query heads of a key head, and blocks of four among them.
     group: u32,
@@ -60,7 +62,7 @@ fn row_limit(row: u32, view: u32, split: u32) -> u32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
-    let first_row = group.z * ROWS;
+    let first_row = params.first_row + group.z * ROWS;
     let count_rows = min(count[0], params.rows);
     if first_row >= count_rows {
         return;

@@ -1,7 +1,7 @@
 // What: out[p] = entries of the tokens before the candidates of pick p, of its `keep` best candidates, and of those after them, in order.
 // Contract: engine/contract/src/op/select.rs
 // Grid: x = picks; 256 threads, each of which takes one stretch of candidates.
-// Shared: 5 KiB for a histogram and for what each stretch holds.
+// Shared: 3 KiB for a histogram and for what each stretch holds.
 // Numerics: scores are not negative, so their bits are ordered as they are: a radix select in four rounds of 8 bits, no rounding.
 
 const WORKGROUP: u32 = 256u;

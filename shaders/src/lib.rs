@@ -18,7 +18,7 @@
 /// A composed and validated compute shader.
 #[derive(Debug)]
 pub struct Kernel {
-    /// The file's stem and the variants that were chosen: `matmul_row[weight_q4,reduce_subgroup]`.
+    /// The file's stem and the variants that were chosen: `matmul_row[weight_q4,team_subgroup]`.
     pub name: &'static str,
     /// The whole module, as naga accepts it.
     pub source: &'static str,

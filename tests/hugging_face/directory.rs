@@ -35,9 +35,12 @@ pub struct Spec {
     pub bias: bool,
     pub head_norm: bool,
     pub tied: bool,
+    /// Whether an output matrix lies in the file though config.json says that the embedding is it.
+    pub spare_head: bool,
     pub rope_scaling: Option<Value>,
     pub dtype: Dtype,
     pub shards: usize,
+    pub context: usize,
     /// What config.json says about the width where that is not true.
     pub stated_width: Option<usize>,
 }
@@ -56,9 +59,11 @@ impl Default for Spec {
             bias: false,
             head_norm: false,
             tied: true,
+            spare_head: false,
             rope_scaling: None,
             dtype: Dtype::F16,
             shards: 3,
+            context: 256,
             stated_width: None,
         }
     }
@@ -136,7 +141,7 @@ fn weights(spec: &Spec) -> Weights {
         &[vocabulary, width],
         false,
     );
-    if !spec.tied {
+    if !spec.tied || spec.spare_head {
         add("lm_head.weight".into(), &[vocabulary, width], false);
     }
     add("model.norm.weight".into(), &[width], true);
@@ -176,7 +181,7 @@ fn config(spec: &Spec) -> Value {
         "num_key_value_heads": spec.kv_heads,
         "head_dim": spec.head_dim,
         "vocab_size": spec.vocabulary,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": spec.context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 1000.0,
         "hidden_act": "silu",

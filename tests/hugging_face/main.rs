@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use longwave_contract::Backend;
-use longwave_runtime::engine::{EngineOptions, Feed};
+use longwave_runtime::engine::{Engine, EngineOptions, Feed};
 use longwave_runtime::generate::{GenerateOptions, Session};
 use longwave_runtime::model::ModelSource;
 use longwave_runtime::policy::{Budget, Dense, OmniKv, Policy};
@@ -41,6 +41,13 @@ fn specs() -> Vec<(&'static str, Spec)> {
                 dtype: Dtype::F32,
                 tied: false,
                 shards: 1,
+                ..llama.clone()
+            },
+        ),
+        (
+            "llama, tied beside an output matrix",
+            Spec {
+                spare_head: true,
                 ..llama.clone()
             },
         ),
@@ -141,6 +148,7 @@ fn together(backend: &Arc<dyn Backend>) -> Result<()> {
         cache_tokens: 256,
         chunk: 64,
         sequences: 2,
+        engines: 1,
     };
     let policy = policy(&spec, Some(&sparse))?;
     let mut engine = model::engine_with(backend, directory.path(), policy, options)?;
@@ -330,6 +338,31 @@ fn refusals() -> Result<()> {
     Ok(())
 }
 
+/// An engine cannot reach beyond the context that its model was loaded for: the rotary table ends there.
+fn no_table() -> Result<()> {
+    let directory = Directory::write(&Spec {
+        context: 1024,
+        ..Spec::default()
+    })?;
+    let backend = adapter::cpu();
+    let engine = model::engine(&backend, directory.path(), EngineOptions::single(32))?;
+    let again = |context| {
+        let (backend, model) = (Arc::clone(&backend), Arc::clone(engine.model()));
+        Engine::new(
+            backend,
+            model,
+            Arc::new(Dense),
+            EngineOptions::single(context),
+        )
+    };
+    again(256)?;
+    let Err(error) = again(512) else {
+        anyhow::bail!("the engine was made");
+    };
+    ensure!(error.to_string().contains("512"), "{error}");
+    Ok(())
+}
+
 /// A model for which there is no room is refused with the numbers, and nothing of it stays on the device.
 fn no_room() -> Result<()> {
     let directory = Directory::write(&Spec::default())?;
@@ -380,6 +413,11 @@ fn main() -> ExitCode {
         let name = format!("two sequences with omnikv on {backend}");
         trials.push(trial::with(name, subject, |subject| together(&subject)));
     }
+    trials.push(trial::with(
+        "a context beyond the rotary table is refused",
+        Ok(()),
+        |()| no_table(),
+    ));
     trials.push(trial::with("text", Ok(()), |()| text()));
     trials.push(trial::with("what is wrong is named", Ok(()), |()| {
         refusals()

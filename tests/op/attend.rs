@@ -82,6 +82,9 @@ pub(super) fn cases() -> Vec<Case> {
         (16, 2, 128),
         (9, 3, 64),
         (14, 2, 64),
+        (6, 2, 80),
+        (4, 2, 96),
+        (2, 1, 256),
     ] {
         let shape = Shape {
             heads,

@@ -21,7 +21,7 @@ use longwave_contract::{Backend, DType, Op, Recording, Trace, first_divergence};
 use longwave_tests::adapter::{self, Subject};
 use longwave_tests::rig::Rig;
 use longwave_tests::trial;
-use longwave_wgpu::{Force, MatmulKernel};
+use longwave_wgpu::{AttendKernel, Force, MatmulKernel};
 
 /// Makes an op's operands, and the op.
 type Build = Box<dyn Fn(&mut Rig) -> Result<Op> + Send + Sync>;
@@ -131,6 +131,20 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             "wgpu without subgroups",
             forced(Force {
                 no_subgroup: true,
+                ..Force::default()
+            }),
+        ),
+        (
+            "wgpu split attention",
+            forced(Force {
+                attend: Some(AttendKernel::Split),
+                ..Force::default()
+            }),
+        ),
+        (
+            "wgpu tile attention",
+            forced(Force {
+                attend: Some(AttendKernel::Tile),
                 ..Force::default()
             }),
         ),

@@ -25,7 +25,7 @@ pub struct Agreement {
     pub op: &'static str,
     /// The operand that was written.
     pub operand: &'static str,
-    /// The element that came closest to its bound, or exceeded it; `None` for outputs of integers, which agreed exactly.
+    /// The element that came closest to its bound, or exceeded it. Integers agree exactly or not at all.
     pub worst: Option<Excess>,
 }
 
@@ -116,7 +116,7 @@ pub fn first_divergence(
     })
 }
 
-/// Everything of an op but its buffers.
+/// An op's name and the types and shapes of its operands.
 fn signature(op: &Op) -> String {
     let operands: Vec<String> = op
         .operands()
@@ -142,9 +142,30 @@ fn read(backend: &dyn Backend, tensor: Tensor) -> Result<Vec<u8>, BackendError> 
 }
 
 fn worst(op: &Op, tensor: Tensor, expected: &[u8], found: &[u8]) -> Option<Excess> {
-    let (expected, found) = (floats(tensor, expected), floats(tensor, found));
-    op.tolerance()
-        .worst(&expected, &found, tensor.cols as usize)
+    let (left, right) = (floats(tensor, expected), floats(tensor, found));
+    let mut worst = op.tolerance().worst(&left, &right, tensor.cols as usize)?;
+    if tensor.dtype == DType::U32 {
+        // As floats, large integers that differ may look alike.
+        let pitch = tensor.row_bytes() as usize;
+        let words =
+            |bytes: &[u8], row: usize| bytes[row * pitch..][..4 * tensor.cols as usize].to_vec();
+        let differs = |row: &usize| words(expected, *row) != words(found, *row);
+        worst.share = 0.0;
+        if let Some(row) = (0..tensor.rows as usize).find(differs) {
+            let (expected, found) = (words(expected, row), words(found, row));
+            let pairs = expected.chunks(4).zip(found.chunks(4));
+            let col = pairs.take_while(|(a, b)| a == b).count();
+            let at = row * tensor.cols as usize + col;
+            worst = Excess {
+                row,
+                col,
+                expected: left[at],
+                found: right[at],
+                share: f32::INFINITY,
+            };
+        }
+    }
+    Some(worst)
 }
 
 /// The elements of an f32, f16 or u32 tensor as f32, row padding left out.

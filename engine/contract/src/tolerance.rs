@@ -28,7 +28,7 @@ pub struct Excess {
 }
 
 impl Tolerance {
-    /// The element with the largest share of its bound. A NaN in either counts as an infinite share.
+    /// The element with the largest share of its bound. Where a NaN or an infinity is in either row, what is not equal counts as an infinite share.
     ///
     /// `expected` and `found` hold the same number of rows of `cols` values.
     pub fn worst(&self, expected: &[f32], found: &[f32], cols: usize) -> Option<Excess> {
@@ -40,10 +40,15 @@ impl Tolerance {
                 let difference = (expected - found).abs();
                 let share = if expected == found {
                     0.0
-                } else if difference.is_nan() {
-                    f32::INFINITY
+                } else if difference.is_finite() && bound.is_finite() {
+                    // No tolerance at all makes every difference infinitely large.
+                    if bound > 0.0 {
+                        difference / bound
+                    } else {
+                        f32::INFINITY
+                    }
                 } else {
-                    difference / bound
+                    f32::INFINITY
                 };
                 if worst.is_none_or(|w| share > w.share) {
                     worst = Some(Excess {
@@ -86,5 +91,22 @@ mod tests {
             .worst(&[1.0], &[f32::NAN], 1)
             .expect("one element");
         assert!(worst.share > 1.0);
+    }
+
+    #[test]
+    fn infinities_hide_nothing() {
+        let tolerance = Tolerance {
+            absolute: 1.0,
+            relative: 0.1,
+        };
+        let worst = |expected: &[f32], found: &[f32]| {
+            let worst = tolerance.worst(expected, found, expected.len());
+            worst.expect("there are elements").share
+        };
+        let infinity = f32::INFINITY;
+        assert_eq!(worst(&[infinity, 1.0], &[infinity, 1.0]), 0.0);
+        assert_eq!(worst(&[infinity, 1.0], &[infinity, 99.0]), infinity);
+        assert_eq!(worst(&[infinity, 1.0], &[65504.0, 1.0]), infinity);
+        assert_eq!(worst(&[infinity], &[-infinity]), infinity);
     }
 }

@@ -5,8 +5,8 @@
 //! mean squares are f64. Inner loops are vectorised by `pulp`'s dispatch at run time, and rayon spreads blocks of outputs over threads. What
 //! a result is depends neither on the number of threads nor on where pages lie.
 //!
-//! **Architecture invariant:** no `unsafe`, no kernel for a special processor, and nothing from device memory is trusted: a token, slot, view
-//! or entry that is out of range gives an error that names the operand.
+//! **Architecture invariant:** no `unsafe`, no kernel for a special processor, and nothing from device memory is trusted: a slot, view,
+//! entry or pick that is out of range gives an error that names the operand; a token beyond the table gives zeros, as its op says.
 
 #[cfg(target_endian = "big")]
 compile_error!("longwave-cpu reads packed little-endian words as they lie in memory");

@@ -71,7 +71,9 @@ pub struct Summary {
     pub prompt_tokens: usize,
     /// Time for the prompt.
     pub prefill_time: Duration,
-    /// Time for the tokens after the first, which comes with the prompt.
+    /// Steps after the prompt: one for every token after the first, which comes with the prompt, and one more where the model then ended.
+    pub decode_steps: usize,
+    /// Time for those steps.
     pub decode_time: Duration,
     /// Bytes of cache that the sequence holds.
     pub kv_bytes: u64,
@@ -83,9 +85,9 @@ impl Summary {
         rate(self.prompt_tokens, self.prefill_time)
     }
 
-    /// Generated tokens per second, the first not counted; 0 when there was no second.
+    /// Decode steps per second; 0 when there was none.
     pub fn decode_tokens_per_second(&self) -> f64 {
-        rate(self.tokens.len().saturating_sub(1), self.decode_time)
+        rate(self.decode_steps, self.decode_time)
     }
 }
 
@@ -189,6 +191,7 @@ impl Session {
                 cached_tokens,
                 prompt_tokens: prompt.len() - cached_tokens,
                 prefill_time,
+                decode_steps: 0,
                 decode_time: Duration::ZERO,
                 kv_bytes: 0,
             },
@@ -246,6 +249,7 @@ impl Generation<'_> {
             };
             self.logits = self.session.engine.step(&[feed])?.pop().unwrap_or_default();
             self.pending = None;
+            self.summary.decode_steps += 1;
             self.summary.decode_time += start.elapsed();
         }
         let Some(token) = self.sampler.choose(&self.logits) else {

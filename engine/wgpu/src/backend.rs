@@ -210,7 +210,7 @@ impl Backend for WgpuBackend {
             pipelines,
             scratch,
         };
-        let plan = Plan::prepare(recording, self.force, &mut workshop, plans)?;
+        let plan = Plan::prepare(recording, self.force, &mut workshop)?;
         let id = *next_plan;
         let exhausted = || internal("all plan numbers are used up");
         *next_plan = id.checked_add(1).ok_or_else(exhausted)?;
@@ -246,7 +246,7 @@ impl Backend for WgpuBackend {
         } = &mut *state;
         let unknown = || bad_handle(format!("there is no plan {}", plan.0));
         let plan = plans.get_mut(&plan.0).ok_or_else(unknown)?;
-        plan.bind(&Workshop {
+        plan.bind(&mut Workshop {
             gpu: &self.gpu,
             caps: &self.caps,
             account: &self.account,

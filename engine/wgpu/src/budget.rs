@@ -17,6 +17,12 @@ pub(crate) fn free(adapter: &wgpu::Adapter, discrete: bool) -> Option<u64> {
     let instance = instance.raw_instance();
     #[expect(unsafe_code, reason = "ash marks every call of Vulkan so")]
     // SAFETY: the physical device is this instance's.
+    let version = unsafe { instance.get_physical_device_properties(device) }.api_version;
+    if version < vk::API_VERSION_1_1 {
+        return None;
+    }
+    #[expect(unsafe_code, reason = "ash marks every call of Vulkan so")]
+    // SAFETY: the physical device is this instance's.
     let extensions = unsafe { instance.enumerate_device_extension_properties(device) }.ok()?;
     let has_budget = extensions
         .iter()
@@ -27,7 +33,7 @@ pub(crate) fn free(adapter: &wgpu::Adapter, discrete: bool) -> Option<u64> {
         properties = properties.push_next(&mut budget);
     }
     #[expect(unsafe_code, reason = "ash marks every call of Vulkan so")]
-    // SAFETY: the instance is of Vulkan 1.1 or later, and what is chained the device knows.
+    // SAFETY: instance and device are of Vulkan 1.1 or later, and what is chained the device knows.
     unsafe {
         instance.get_physical_device_memory_properties2(device, &mut properties);
     }

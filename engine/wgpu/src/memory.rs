@@ -297,7 +297,8 @@ impl Buffers {
         }
         let slabs = buffer.slabs;
         let fits = tensor.offset == 0 && slabs.slab_bytes().is_multiple_of(tensor.row_bytes());
-        if slabs.count() > 1 && !fits {
+        let spans = slabs.pieces(tensor.offset, tensor.bytes()).nth(1).is_some();
+        if spans && !fits {
             let what = format!(
                 "{tensor} is not the tensor that `{}` was cut for",
                 buffer.label

@@ -66,7 +66,7 @@ impl Pipelines {
             if self.compiled.contains_key(&key) || missing.iter().any(|(other, _)| *other == key) {
                 continue;
             }
-            fits(op, dispatch.kernel, caps)?;
+            fits(op, dispatch.kernel, caps, &gpu.limits)?;
             missing.push((key, dispatch));
         }
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -105,7 +105,12 @@ impl Pipelines {
 }
 
 /// Whether the device has what a kernel needs.
-fn fits(op: &'static str, kernel: &Kernel, caps: &Caps) -> Result<(), BackendError> {
+fn fits(
+    op: &'static str,
+    kernel: &Kernel,
+    caps: &Caps,
+    limits: &wgpu::Limits,
+) -> Result<(), BackendError> {
     let threads = kernel
         .workgroup
         .iter()
@@ -123,6 +128,10 @@ fn fits(op: &'static str, kernel: &Kernel, caps: &Caps) -> Result<(), BackendErr
         (
             threads > caps.workgroup_threads,
             "as many threads in a workgroup",
+        ),
+        (
+            kernel.bindings.len() > 1 + limits.max_storage_buffers_per_shader_stage as usize,
+            "as many storage buffers",
         ),
     ];
     match lacking.iter().find(|(lacks, _)| *lacks) {
@@ -166,7 +175,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline, BackendError> {
         // SAFETY: the sources are those of longwave-shaders, fixed when this was built. Their indices follow from row counts, which they
         // clamp to their parameters, and from shapes, which the contract's checks hold against the operands; every tensor is bound whole,
         // or by whole rows that a parameter counts (`plan`). What they index by numbers that lie in device memory (a row's view and slot, a
-        // view's entries and its run, by which they also divide) rests on the runtime, which writes there what the contract allows; beyond
+        // view's entries and its run, by which they also divide, a pick's row and tokens) rests on the runtime, which writes there what the contract allows; beyond
         // that the driver's own bounds checks remain, which wgpu asks for wherever there are any. Loops are bounded by parameters.
         let module = unsafe {
             device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked())

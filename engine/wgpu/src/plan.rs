@@ -1,6 +1,6 @@
 //! Prepared recordings.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ const OTHERS: usize = 192;
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     buffers: BTreeMap<usize, DeviceBuffer>,
+    /// Counts the buffers that were taken away: plans that were bound before must be bound again.
+    generation: u64,
 }
 
 /// What plans are made of, and made with.
@@ -57,18 +59,19 @@ pub(crate) struct Plan {
     /// Parameters of all dispatches, and the distance from one's to the next's.
     params: DeviceBuffer,
     stride: u64,
-    /// Absent while a scratch buffer or an operand that they named is gone: bindings keep the memory that they name.
+    /// Absent while an operand that they named is gone: bindings keep the memory that they name.
     steps: Option<Vec<Step>>,
+    /// Scratch memory's generation when they were bound.
+    generation: u64,
 }
 
 impl Scratch {
-    /// Makes every buffer as large as the dispatches need. Plans that are bound to a buffer that is replaced let go of it.
+    /// Makes every buffer as large as the dispatches need.
     fn grow(
         &mut self,
         gpu: &Gpu,
         account: &Arc<Account>,
         dispatches: &[(&'static str, Dispatch)],
-        plans: &mut HashMap<u32, Plan>,
     ) -> Result<(), BackendError> {
         let mut needs: BTreeMap<usize, u64> = BTreeMap::new();
         let bound = dispatches
@@ -85,12 +88,11 @@ impl Scratch {
                 .get(index)
                 .is_none_or(|there| there.size() < *bytes)
         });
-        if needs.keys().any(|index| self.buffers.contains_key(index)) {
-            plans.values_mut().for_each(|plan| plan.steps = None);
-        }
         for (index, bytes) in needs {
-            // The old buffer goes before the new one comes.
-            self.buffers.remove(&index);
+            // The old buffer goes before the new one comes. Where that finds no room, plans that used the old one make their own.
+            if self.buffers.remove(&index).is_some() {
+                self.generation += 1;
+            }
             let label = format!("scratch {index}");
             let buffer = DeviceBuffer::new(
                 gpu,
@@ -117,12 +119,13 @@ impl Scratch {
 
     /// Gives all of it back.
     pub(crate) fn clear(&mut self) {
+        self.generation += 1;
         self.buffers.clear();
     }
 }
 
 impl Plan {
-    /// Chooses and compiles kernels, grows scratch memory, and binds everything. `plans` are all others.
+    /// Chooses and compiles kernels, grows scratch memory, and binds everything.
     ///
     /// # Errors
     /// [`BackendError::Unsupported`], [`BackendError::BadHandle`] for operands that are not there, and device errors.
@@ -130,7 +133,6 @@ impl Plan {
         recording: &Recording,
         force: Force,
         workshop: &mut Workshop<'_>,
-        plans: &mut HashMap<u32, Plan>,
     ) -> Result<Plan, BackendError> {
         let mut operands = HashSet::new();
         for operand in recording.ops().iter().flat_map(|op| op.operands()) {
@@ -155,9 +157,6 @@ impl Plan {
         workshop
             .pipelines
             .compile(workshop.gpu, workshop.caps, &dispatches)?;
-        workshop
-            .scratch
-            .grow(workshop.gpu, workshop.account, &dispatches, plans)?;
         let (params, stride) = params(&dispatches, workshop)?;
         let mut plan = Plan {
             label: recording.label().into(),
@@ -166,6 +165,7 @@ impl Plan {
             params,
             stride,
             steps: None,
+            generation: 0,
         };
         plan.bind(workshop)?;
         Ok(plan)
@@ -189,14 +189,15 @@ impl Plan {
         self.steps = None;
     }
 
-    /// Binds all buffers, where they are not bound.
+    /// Binds all buffers, where they are not bound, with as much scratch memory as the plan needs.
     ///
     /// # Errors
-    /// [`BackendError::BadHandle`] when a buffer was freed.
-    pub(crate) fn bind(&mut self, workshop: &Workshop<'_>) -> Result<(), BackendError> {
-        if self.steps.is_some() {
+    /// [`BackendError::BadHandle`] when a buffer was freed, [`BackendError::OutOfMemory`] for scratch memory.
+    pub(crate) fn bind(&mut self, workshop: &mut Workshop<'_>) -> Result<(), BackendError> {
+        if self.steps.is_some() && self.generation == workshop.scratch.generation {
             return Ok(());
         }
+        self.steps = None;
         if self
             .buffers
             .iter()
@@ -205,10 +206,14 @@ impl Plan {
             let what = format!("a buffer of the plan `{}` was freed", self.label);
             return Err(bad_handle(what));
         }
+        workshop
+            .scratch
+            .grow(workshop.gpu, workshop.account, &self.dispatches)?;
         let dispatches = self.dispatches.iter().enumerate();
         let steps =
             dispatches.map(|(place, (op, dispatch))| self.step(place, op, dispatch, workshop));
         self.steps = Some(steps.collect::<Result<_, _>>()?);
+        self.generation = workshop.scratch.generation;
         Ok(())
     }
 

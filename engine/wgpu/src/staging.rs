@@ -117,6 +117,8 @@ impl Staging {
                 .map_err(refused)?;
             view.copy_from_slice(bytes);
         }
+        // Until the copy is under way and the next mapping asked for, the chunk cannot be written; should that fail, it is replaced.
+        chunk.mapping = Arc::new(AtomicU8::new(FAILED));
         raw.unmap();
         let mut encoder = with.gpu.device.create_command_encoder(&Default::default());
         let mut at = 0;
@@ -148,8 +150,9 @@ impl Staging {
             });
             self.ring.len() - 1
         } else {
-            self.turn = (self.turn + 1) % CHUNKS;
-            self.turn
+            let turn = self.turn;
+            self.turn = (turn + 1) % CHUNKS;
+            turn
         };
         let missing = || internal("the staging ring is empty");
         let chunk = self.ring.get(place).ok_or_else(missing)?;

@@ -26,7 +26,6 @@ pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
 pub use select::Select;
 
 use crate::check::CheckError;
-use crate::dtype::DType;
 use crate::tensor::Tensor;
 use crate::tolerance::Tolerance;
 
@@ -136,15 +135,6 @@ macro_rules! ops {
                 match self {
                     $(Op::$variant(_) => $variant::TOLERANCE,)*
                 }
-            }
-
-            /// Multiply-adds for `rows` rows, cache reads not counted: what bounds the time of a submission.
-            pub fn work(&self, rows: u64) -> u64 {
-                self.operands()
-                    .iter()
-                    .filter(|operand| DType::WEIGHTS.contains(&operand.tensor.dtype) && operand.name.starts_with('w'))
-                    .map(|operand| u64::from(operand.tensor.rows) * u64::from(operand.tensor.cols) * rows)
-                    .sum()
             }
         }
     };

@@ -16,6 +16,8 @@ pub const ROPE_LOW: u32 = 256;
 /// `q_norm` and `k_norm` normalise each head on its own by its root mean square; absent, they do nothing. In
 /// [`KeySpace::Unroped`], K is stored as `w_k * n + b_k`.
 ///
+/// What enters the cache is rounded to f16, ties to even; beyond its range it becomes the largest finite f16 of its sign.
+///
 /// `rope` turns the pairs `(j, j + head_dim / 2)` of a head by the angle `position * frequency[j]`. The table holds cosines and sines for
 /// `low` in `0..256` and then, in rows from 256 on, for `256 * high`; a kernel combines the two by the addition theorem. So no device
 /// computes a sine of a large angle, which drivers do badly, and the table stays small at any context. Rows are

@@ -1,3 +1,4 @@
+use half::f16;
 use half::slice::HalfFloatSliceExt;
 use longwave_contract::BackendError;
 use longwave_contract::kv::KeySpace;
@@ -56,7 +57,12 @@ pub(super) fn run(
                 });
             for (row, cached) in cached.chunks_exact(2 * width).enumerate() {
                 let slot = descriptor(&rows, row).slot as usize;
-                kv.f16s_mut(slot).convert_from_f32_slice(cached);
+                let largest = f16::MAX.to_f32();
+                let saturated: Vec<f32> = cached
+                    .iter()
+                    .map(|value| value.clamp(-largest, largest))
+                    .collect();
+                kv.f16s_mut(slot).convert_from_f32_slice(&saturated);
             }
             Ok(())
         })

@@ -31,6 +31,8 @@ pub struct EngineOptions {
     pub chunk: u32,
     /// Sequences that may share a step.
     pub sequences: u32,
+    /// Engines of this kind that will share the model: loading leaves room for all of them.
+    pub engines: u32,
 }
 
 impl EngineOptions {
@@ -41,6 +43,7 @@ impl EngineOptions {
             cache_tokens: context,
             chunk: 512,
             sequences: 1,
+            engines: 1,
         }
     }
 
@@ -165,7 +168,7 @@ impl Engine {
     /// Allocates cache and working memory for a model that lies on `backend`.
     ///
     /// # Errors
-    /// When the options exceed the model's context, or the device has no room.
+    /// When the options exceed the model's context or the one that it was loaded for, or the device has no room.
     pub fn new(
         backend: Arc<dyn Backend>,
         model: Arc<Model>,
@@ -177,6 +180,12 @@ impl Engine {
             return Err(Error::ContextExceeded {
                 tokens: u64::from(options.context),
                 context: config.context,
+            });
+        }
+        if options.context > model.rope_positions() {
+            return Err(Error::ContextExceeded {
+                tokens: u64::from(options.context),
+                context: model.rope_positions(),
             });
         }
         if options.chunk == 0 || options.sequences == 0 {

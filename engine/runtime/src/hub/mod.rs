@@ -186,7 +186,11 @@ fn resolve_alias(
     for candidate in remote.map_or(&[][..], |_| alias.hub) {
         let Some(remote) = remote else { break };
         match fetch_candidate(candidate, alias, &path, remote, progress) {
-            Ok(()) => return Ok(LocalModel::Gguf(path)),
+            Ok(()) => {
+                // What an interrupted fetch of packages left is of no use now; that it cannot be removed would be no failure.
+                let _ = std::fs::remove_dir_all(cache.partial(&alias.key()));
+                return Ok(LocalModel::Gguf(path));
+            }
             Err(error) if error.is_local() => return Err(error),
             Err(error) => {
                 progress(Progress::Message(&error.to_string()));

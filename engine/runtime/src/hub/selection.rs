@@ -100,7 +100,11 @@ pub(super) fn choose(
     } else if has("model.safetensors") {
         vec!["model.safetensors".to_string()]
     } else {
-        safetensors
+        return Err(HubError::FileMissing {
+            repository: repository.to_string(),
+            file: format!("model.safetensors or {INDEX}"),
+            available: safetensors,
+        });
     };
     Ok(Plan::Directory {
         companions,

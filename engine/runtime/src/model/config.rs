@@ -82,6 +82,20 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    /// The longest context of a model that was trained with `trained`: YaRN is made to reach `factor` times its original one.
+    pub(super) fn context(&self, trained: u32) -> u32 {
+        match *self {
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                ..
+            } => trained.max((factor * original_context) as u32),
+            _ => trained,
+        }
+    }
+}
+
 /// The dimensions of a decoder model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -110,6 +124,8 @@ pub struct ModelConfig {
     /// Divisors of each rotary frequency, one for each of the `head_dim / 2` pairs, where the file gives them (GGUF files of Llama 3.1 do,
     /// instead of parameters).
     pub rope_factors: Option<Vec<f32>>,
+    /// Whether the output matrix is the embedding; `None` where the files do not say: then it is, unless they hold an output matrix.
+    pub tied: Option<bool>,
 }
 
 impl ModelConfig {

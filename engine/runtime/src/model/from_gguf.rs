@@ -91,6 +91,8 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig, Error> {
             Some(factors)
         }
     };
+    let rope_scaling = rope_scaling(gguf, name, trained)?;
+    let reach = rope_scaling.context(trained);
     Ok(ModelConfig {
         architecture,
         layers: number("block_count")?,
@@ -99,13 +101,14 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig, Error> {
         heads,
         shape: RowShape { kv_heads, head_dim },
         vocabulary,
-        context: window.map_or(trained, |window| window.min(trained)),
+        context: window.map_or(reach, |window| window.min(reach)),
         epsilon: metadata.get_f32(&key("attention.layer_norm_rms_epsilon"))?,
         rope_base: metadata
             .find_f32(&key("rope.freq_base"))?
             .map_or(10_000.0, f64::from),
-        rope_scaling: rope_scaling(gguf, name, trained)?,
+        rope_scaling,
         rope_factors,
+        tied: None,
     })
 }
 
@@ -113,9 +116,14 @@ fn rope_scaling(gguf: &Gguf, architecture: &str, trained: u32) -> Result<RopeSca
     let metadata = gguf.metadata();
     let key = |suffix: &str| format!("{architecture}.rope.scaling.{suffix}");
     let float = |suffix: &str| Ok::<_, Error>(metadata.find_f32(&key(suffix))?.map(f64::from));
-    let kind = metadata.find_str(&key("type"))?.unwrap_or("none");
+    // Older files have the factor alone, under either name, and mean a linear scaling.
+    let old = metadata.find_f32(&format!("{architecture}.rope.scale_linear"))?;
+    let given = float("factor")?.or(old.map(f64::from));
+    let scales = given.is_some_and(|factor| factor != 0.0 && factor != 1.0);
+    let default = if scales { "linear" } else { "none" };
+    let kind = metadata.find_str(&key("type"))?.unwrap_or(default);
     let factor = || -> Result<f64, Error> {
-        let factor = float("factor")?.ok_or_else(|| fault(gguf, key("factor"), "is missing"))?;
+        let factor = given.ok_or_else(|| fault(gguf, key("factor"), "is missing"))?;
         if factor < 1.0 {
             return Err(fault(
                 gguf,
@@ -135,7 +143,10 @@ fn rope_scaling(gguf: &Gguf, architecture: &str, trained: u32) -> Result<RopeSca
                 .map_or(f64::from(trained), f64::from),
             beta_fast: float("yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: float("yarn_beta_slow")?.unwrap_or(1.0),
-            attention_factor: float("attn_factor")?,
+            // Here it multiplies the factor that follows from the scaling; in config.json it replaces it.
+            attention_factor: float("attn_factor")?
+                .map(|extra| Ok::<_, Error>(extra * (0.1 * factor()?.ln() + 1.0)))
+                .transpose()?,
         }),
         other => Err(fault(
             gguf,
@@ -164,7 +175,7 @@ pub(super) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer, Error> {
         eos: id("eos_token_id")?,
         eot: id("eot_token_id")?,
         unknown: id("unknown_token_id")?,
-        add_bos: metadata.find_bool(&key("add_bos_token"))?.unwrap_or(false),
+        add_bos: metadata.find_bool(&key("add_bos_token"))?,
         chat_template: metadata
             .find_str("tokenizer.chat_template")?
             .map(str::to_owned),
@@ -223,4 +234,71 @@ pub(super) fn metadata(gguf: &Gguf) -> Vec<(String, String)> {
         .iter()
         .map(|(key, value)| (key.to_owned(), show(value)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::testing::GgufWriter;
+
+    /// What a file with these keys below `llama.rope.` says.
+    fn scaling(keys: &[(&str, Value)]) -> Result<RopeScaling, String> {
+        let writer = keys
+            .iter()
+            .fold(GgufWriter::new("llama"), |writer, (key, value)| {
+                writer.with(&format!("llama.rope.{key}"), value.clone())
+            });
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, writer.to_bytes()).map_err(|error| error.to_string())?;
+        let gguf = Gguf::open(&path).map_err(|error| error.to_string())?;
+        rope_scaling(&gguf, "llama", 1024).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_factor_without_a_type_is_linear() {
+        let linear = Ok(RopeScaling::Linear { factor: 4.0 });
+        assert_eq!(scaling(&[("scaling.factor", Value::F32(4.0))]), linear);
+        assert_eq!(scaling(&[("scale_linear", Value::F32(4.0))]), linear);
+        for none in [0.0, 1.0] {
+            let found = scaling(&[("scaling.factor", Value::F32(none))]);
+            assert_eq!(found, Ok(RopeScaling::None));
+        }
+        assert_eq!(scaling(&[]), Ok(RopeScaling::None));
+        let named = [
+            ("scaling.type", Value::Str("none".into())),
+            ("scaling.factor", Value::F32(4.0)),
+        ];
+        assert_eq!(scaling(&named), Ok(RopeScaling::None));
+        let error = scaling(&[("scaling.type", Value::Str("linear".into()))]);
+        assert!(error.is_err_and(|error| error.contains("scaling.factor")));
+    }
+
+    #[test]
+    fn an_attention_factor_multiplies_what_yarn_gives_and_the_context_grows() {
+        let yarn = |extra: &[(&str, Value)]| {
+            let keys = [
+                ("scaling.type", Value::Str("yarn".into())),
+                ("scaling.factor", Value::F32(4.0)),
+            ];
+            scaling(&[&keys[..], extra].concat()).expect("it is valid")
+        };
+        let plain = yarn(&[]);
+        assert!(matches!(
+            plain,
+            RopeScaling::Yarn {
+                attention_factor: None,
+                ..
+            }
+        ));
+        assert_eq!(plain.context(1024), 4096);
+        let RopeScaling::Yarn {
+            attention_factor: Some(factor),
+            ..
+        } = yarn(&[("scaling.attn_factor", Value::F32(0.5))])
+        else {
+            panic!("it is another scaling");
+        };
+        assert!((factor - 0.5 * (0.1 * 4f64.ln() + 1.0)).abs() < 1e-9);
+    }
 }

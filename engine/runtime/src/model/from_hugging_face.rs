@@ -112,6 +112,7 @@ pub(super) fn config(directory: &HfDirectory) -> Result<ModelConfig, Error> {
         .find_u32("sliding_window")?
         .filter(|&window| slides && window > 0);
     let (rope_base, rope_scaling) = rope(&fields, trained)?;
+    let reach = rope_scaling.context(trained);
     Ok(ModelConfig {
         architecture,
         layers: fields.u32("num_hidden_layers")?,
@@ -123,11 +124,12 @@ pub(super) fn config(directory: &HfDirectory) -> Result<ModelConfig, Error> {
             head_dim: fields.find_u32("head_dim")?.unwrap_or(default_dim),
         },
         vocabulary: fields.u32("vocab_size")?,
-        context: window.map_or(trained, |window| window.min(trained)),
+        context: window.map_or(reach, |window| window.min(reach)),
         epsilon: fields.find_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
         rope_base,
         rope_scaling,
         rope_factors: None,
+        tied: fields.find("tie_word_embeddings").and_then(Value::as_bool),
     })
 }
 
@@ -223,7 +225,8 @@ pub(super) fn tokenizer(directory: &HfDirectory) -> Result<Tokenizer, Error> {
     let generation = directory
         .generation_config
         .as_ref()
-        .and_then(|config| config.get("eos_token_id"));
+        .and_then(|config| config.get("eos_token_id"))
+        .filter(|ids| !ids.is_null());
     let mut stop = ids(generation.or_else(|| directory.config.get("eos_token_id")));
     let named = directory
         .tokenizer_config

@@ -79,7 +79,11 @@ impl ModelSource {
         let mut placements = Vec::new();
         placements.push(self.matrix(Name::Embedding, vocabulary, width)?);
         placements.push(self.vector(Name::OutputNorm, width)?);
-        if self.find(Name::Output)?.is_some() {
+        let apart = match config.tied {
+            Some(tied) => !tied,
+            None => self.find(Name::Output)?.is_some(),
+        };
+        if apart {
             placements.push(self.matrix(Name::Output, vocabulary, width)?);
         }
         for layer in 0..config.layers {
@@ -183,8 +187,8 @@ impl Model {
             + rope_desc.bytes;
         let fit = Fit {
             weights: total,
-            cache: options.cache_bytes(source.config()),
-            work: options.work_bytes(source.config()),
+            cache: u64::from(options.engines) * options.cache_bytes(source.config()),
+            work: u64::from(options.engines) * options.work_bytes(source.config()),
         };
         fit.check(&**backend, source, options)?;
         let mut buffers = fit.reserve(backend, source, options, &placements)?;
@@ -391,7 +395,7 @@ impl Fit {
             device: backend.caps().device.clone(),
             weights: self.weights,
             cache: self.cache,
-            tokens: options.cache_tokens,
+            tokens: options.cache_tokens.saturating_mul(options.engines),
             work: self.work,
             free,
         }))

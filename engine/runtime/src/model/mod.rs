@@ -11,6 +11,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
+use longwave_contract::op::ROPE_LOW;
 use longwave_contract::{Allocation, Tensor};
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
@@ -68,6 +69,11 @@ impl Model {
     /// Its dimensions.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Positions that its rotary table reaches: the context that it was loaded for, rounded up.
+    pub(crate) fn rope_positions(&self) -> u32 {
+        (self.weights.rope.rows - ROPE_LOW).saturating_mul(ROPE_LOW)
     }
 
     /// Bytes of its weights on the device, tables included.

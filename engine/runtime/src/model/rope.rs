@@ -130,6 +130,7 @@ mod tests {
             rope_base: 500_000.0,
             rope_scaling,
             rope_factors: None,
+            tied: None,
         }
     }
 

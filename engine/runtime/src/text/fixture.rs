@@ -103,7 +103,7 @@ pub(super) fn vocabulary(pre: &str) -> GgufVocabulary {
         eos: id("<|im_end|>"),
         eot: None,
         unknown: id("<|endoftext|>"),
-        add_bos: false,
+        add_bos: None,
         chat_template: None,
         merges,
         token_types,

@@ -17,6 +17,8 @@ pub(super) struct Splitting {
     pub(super) composes: bool,
     /// Whether a word that is a token is taken as it is, without merging.
     pub(super) whole_words: bool,
+    /// Whether texts begin with the beginning-of-text token where the file does not say: llama.cpp's default.
+    pub(super) begins: bool,
 }
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -33,30 +35,35 @@ const RULES: &[Splitting] = &[
         expressions: &[GPT2],
         composes: false,
         whole_words: false,
+        begins: false,
     },
     Splitting {
         names: &["smollm", "starcoder", "refact"],
         expressions: &[r"\p{N}", GPT2],
         composes: false,
         whole_words: false,
+        begins: false,
     },
     Splitting {
         names: &["qwen2"],
         expressions: &[QWEN2],
         composes: true,
         whole_words: false,
+        begins: false,
     },
     Splitting {
         names: &["deepseek-r1-qwen"],
         expressions: &[QWEN2],
         composes: false,
         whole_words: false,
+        begins: false,
     },
     Splitting {
         names: &["llama-bpe", "llama-v3", "llama3"],
         expressions: &[LLAMA3],
         composes: false,
         whole_words: true,
+        begins: true,
     },
     Splitting {
         names: &["deepseek-coder"],
@@ -69,18 +76,21 @@ const RULES: &[Splitting] = &[
         ],
         composes: false,
         whole_words: false,
+        begins: false,
     },
     Splitting {
         names: &["deepseek-v3"],
         expressions: &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3],
         composes: false,
         whole_words: false,
+        begins: false,
     },
     Splitting {
         names: &["default"],
         expressions: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
         composes: false,
         whole_words: false,
+        begins: false,
     },
 ];
 

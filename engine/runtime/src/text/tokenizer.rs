@@ -123,7 +123,7 @@ impl Tokenizer {
         let before = vocabulary
             .bos
             .into_iter()
-            .filter(|_| vocabulary.add_bos)
+            .filter(|_| vocabulary.add_bos.unwrap_or(splitting.begins))
             .collect();
         Ok(Self::new(
             inner,

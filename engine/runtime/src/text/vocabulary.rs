@@ -25,8 +25,8 @@ pub struct GgufVocabulary {
     pub eot: Option<u32>,
     /// `unknown_token_id`: stands for what has no token; checked, but not used: text without tokens is an error.
     pub unknown: Option<u32>,
-    /// `add_bos_token`: whether texts begin with `bos`.
-    pub add_bos: bool,
+    /// `add_bos_token`: whether texts begin with `bos`; where the file does not say, the pre-tokenizer decides (`llama-bpe` does).
+    pub add_bos: Option<bool>,
     /// `tokenizer.chat_template`: Jinja source; see [`ChatTemplate`](super::ChatTemplate).
     pub chat_template: Option<String>,
 }
@@ -128,7 +128,7 @@ impl GgufVocabulary {
                 ));
             }
         }
-        if self.add_bos && self.bos.is_none() {
+        if self.add_bos == Some(true) && self.bos.is_none() {
             return Err(broken(
                 "bos_token_id",
                 "is missing, but `add_bos_token` asks for it".to_owned(),
@@ -272,7 +272,7 @@ mod tests {
                 .starts_with("tokenizer.ggml.unknown_token_id: is ")
         );
         assert!(
-            fault(|v| (v.add_bos, v.bos) = (true, None))
+            fault(|v| (v.add_bos, v.bos) = (Some(true), None))
                 .starts_with("tokenizer.ggml.bos_token_id: is missing")
         );
     }

@@ -18,6 +18,8 @@ const BLOCK: u32 = 4;
 const STEP: u32 = 64;
 /// Tokens below which a view is not split further.
 const SPLIT_LEAST: u32 = 256;
+/// Multiply-adds of one dispatch at most: a chunk over a long context is cut by rows, so that no submission grows too long.
+const WORK_LIMIT: u64 = 10_000_000_000;
 /// Workgroups that keep a large device busy.
 const BUSY: u32 = 1024;
 
@@ -98,40 +100,47 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
     let split = kernel("attend_split", &[&query_rows, context.reduce()])?;
     let mut dispatches = Vec::new();
     let last = windows.len().saturating_sub(1);
+    let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
+    let at_once = (WORK_LIMIT / a_row.max(1)).clamp(1, u64::from(rows)) as u32;
+    let at_once = at_once.next_multiple_of(cut.rows);
     for (index, window) in windows.into_iter().enumerate() {
-        let values = [
-            ("rows", rows.into()),
-            ("heads", heads.into()),
-            ("group", group.into()),
-            ("blocks", blocks.into()),
-            ("head_dim", head_dim.into()),
-            ("split_tokens", cut.tokens.into()),
-            ("splits", cut.splits.into()),
-            ("first_slot", window.first.into()),
-            ("slots", window.rows.into()),
-            ("kv_pitch", ((op.shape.raw_bytes() / 16) as u32).into()),
-            ("values", (op.shape.width() / 8).into()),
-            ("resume", u32::from(index > 0).into()),
-            ("finish", u32::from(single && index == last).into()),
-            ("scale", op.scale.into()),
-        ];
-        dispatches.push(Dispatch {
-            kernel: split,
-            overrides: Vec::new(),
-            params: params(split, &values)?,
-            bindings: vec![
-                ("q", context.whole(name, "q", op.q)?),
-                ("kv", window.bound),
-                ("rows", Bound::Tensor(op.rows)),
-                ("count", Bound::Tensor(op.count)),
-                ("views", Bound::Tensor(op.views)),
-                ("entries", context.whole(name, "entries", op.entries)?),
-                ("sums", sums),
-                ("stats", stats),
-            ],
-            grid,
-            work: 2 * u64::from(rows) * u64::from(op.q.cols) * u64::from(op.longest),
-        });
+        for first_row in (0..rows).step_by(at_once as usize) {
+            let values = [
+                ("rows", rows.into()),
+                ("first_row", first_row.into()),
+                ("heads", heads.into()),
+                ("group", group.into()),
+                ("blocks", blocks.into()),
+                ("head_dim", head_dim.into()),
+                ("split_tokens", cut.tokens.into()),
+                ("splits", cut.splits.into()),
+                ("first_slot", window.first.into()),
+                ("slots", window.rows.into()),
+                ("kv_pitch", ((op.shape.raw_bytes() / 16) as u32).into()),
+                ("values", (op.shape.width() / 8).into()),
+                ("resume", u32::from(index > 0).into()),
+                ("finish", u32::from(single && index == last).into()),
+                ("scale", op.scale.into()),
+            ];
+            let now = at_once.min(rows - first_row);
+            dispatches.push(Dispatch {
+                kernel: split,
+                overrides: Vec::new(),
+                params: params(split, &values)?,
+                bindings: vec![
+                    ("q", context.whole(name, "q", op.q)?),
+                    ("kv", window.bound),
+                    ("rows", Bound::Tensor(op.rows)),
+                    ("count", Bound::Tensor(op.count)),
+                    ("views", Bound::Tensor(op.views)),
+                    ("entries", context.whole(name, "entries", op.entries)?),
+                    ("sums", sums),
+                    ("stats", stats),
+                ],
+                grid: [grid[0], grid[1], now.div_ceil(cut.rows)],
+                work: u64::from(now) * a_row,
+            });
+        }
     }
     if single {
         return Ok(dispatches);

@@ -47,7 +47,7 @@ pub(crate) enum Bound {
     Tensor(Tensor),
     /// Slab `index` of a tensor whose buffer was cut.
     Slab(Tensor, usize),
-    /// The plan's scratch buffer `index`, of which the first `bytes` are used.
+    /// The scratch buffer `index`, which all plans share, of which the first `bytes` are used.
     Scratch {
         /// Number of the buffer within the op.
         index: usize,
@@ -132,7 +132,7 @@ impl Context<'_> {
         }
     }
 
-    /// Binds a tensor that kernels only take whole.
+    /// Binds a tensor that kernels only take whole: it may be part of a buffer that was cut, where it lies in one slab.
     fn whole(
         &self,
         op: &'static str,
@@ -140,7 +140,7 @@ impl Context<'_> {
         tensor: Tensor,
     ) -> Result<Bound, BackendError> {
         let slabs = (self.slabs)(tensor);
-        if slabs.count() > 1 {
+        if slabs.pieces(tensor.offset, tensor.bytes()).nth(1).is_some() {
             let why = format!(
                 "`{operand}` ({tensor}) exceeds one binding of {} bytes",
                 self.caps.slab_limit

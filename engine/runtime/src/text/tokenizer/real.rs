@@ -71,7 +71,7 @@ fn a_real_vocabulary_and_template_give_what_other_implementations_give() {
         eos: id("eos_token_id"),
         eot: id("eot_token_id"),
         unknown: id("unknown_token_id"),
-        add_bos: described["add_bos_token"].as_bool().unwrap_or(false),
+        add_bos: described["add_bos_token"].as_bool(),
         chat_template: described["chat_template"].as_str().map(str::to_owned),
     };
     let tokenizer = Arc::new(Tokenizer::from_gguf(&vocabulary).expect("a sound vocabulary"));

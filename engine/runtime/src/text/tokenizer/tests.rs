@@ -78,7 +78,7 @@ fn random_texts_without_control_tokens_come_back() {
         for _ in 0..400 {
             let text = random.text(30) + "<|im_end|><|endoftext|>";
             let plain = tokenizer
-                .encode(&text, true, false)
+                .encode(&text, false, false)
                 .expect("every byte has a token");
             assert!(plain.iter().all(|&id| !tokenizer.is_special(id)));
             assert_eq!(
@@ -152,7 +152,7 @@ fn the_first_token_is_added_as_the_file_says() {
         (encode(&vocabulary, true), encode(&vocabulary, false)),
         (1, 1)
     );
-    vocabulary.add_bos = true;
+    vocabulary.add_bos = Some(true);
     assert_eq!(
         (encode(&vocabulary, true), encode(&vocabulary, false)),
         (2, 1)
@@ -162,6 +162,12 @@ fn the_first_token_is_added_as_the_file_says() {
         tokenizer.encode("he", true, true).expect("encodes"),
         ids(&tokenizer, &["<|im_start|>", "he"])
     );
+    // Files of Llama 3 often do not say.
+    vocabulary.pre = Some("llama-bpe".into());
+    for (add_bos, tokens) in [(None, 2), (Some(false), 1)] {
+        vocabulary.add_bos = add_bos;
+        assert_eq!(encode(&vocabulary, true), tokens, "{add_bos:?}");
+    }
 }
 
 #[test]
