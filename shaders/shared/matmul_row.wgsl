@@ -38,20 +38,7 @@ struct Params {
 // Rows that a workgroup takes: 1, 2, 4 or 8.
 override ROWS: u32 = 8u;
 
-fn store(row: u32, output: u32, sum: f32) {
-    if output >= params.outputs {
-        return;
-    }
-    var value = sum;
-    if params.has_bias != 0u {
-        value += bias[params.first + output];
-    }
-    let at = row * params.y_pitch + params.first + output;
-    if params.add != 0u {
-        value += y[at];
-    }
-    y[at] = value;
-}
+//:import part/product
 
 // Four outputs of the rows from `first_row` on.
 fn product(first_row: u32, rows: u32, output: u32, lane: Lane) {

@@ -36,20 +36,7 @@ struct Params {
 var<workgroup> a_tile: array<vec4<f32>, 512>;
 var<workgroup> weight_tile: array<vec4<f32>, 512>;
 
-fn store(row: u32, output: u32, sum: f32) {
-    if output >= params.outputs {
-        return;
-    }
-    var value = sum;
-    if params.has_bias != 0u {
-        value += bias[params.first + output];
-    }
-    let at = row * params.y_pitch + params.first + output;
-    if params.add != 0u {
-        value += y[at];
-    }
-    y[at] = value;
-}
+//:import part/product
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -6,6 +6,7 @@
 //! | 1 `op` | does an op match on another backend? | the CPU reference | an adapter |
 //! | 2 `trace` | which op of a real step diverges first? | the CPU reference | an adapter, a model |
 //! | 3 `logits` | are the logits right? | golden files of an independent implementation | a model |
+//! | 3 `hugging_face` | are they right for every architecture and scaling? | a forward pass in f64 | for wgpu, an adapter |
 //! | 4 `end_to_end` | the same tokens, from the program as users call it? | golden files | a model |
 //!
 //! A test that needs an adapter or a model that is not there shows as ignored, with the reason.

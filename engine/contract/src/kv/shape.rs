@@ -31,7 +31,7 @@ impl Slot {
 pub enum KeySpace {
     /// After k-norm and the rotary embedding at the token's position: what attention reads.
     Roped,
-    /// The output of `k_proj` with its bias, before k-norm and the rotary embedding: what residuals are taken of (paper, section 3).
+    /// The output of `k_proj` with its bias, before k-norm and the rotary embedding: what residuals are taken of (DeltaKV, arXiv 2602.08005).
     Unroped,
 }
 

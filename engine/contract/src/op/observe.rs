@@ -7,7 +7,7 @@ use crate::tolerance::Tolerance;
 
 /// `scores[p, j] = max_h softmax_j(scale * q[i, h] . K[first + j, g])` over the candidates `j` of pick `p`, whose row is `i`, with
 /// `g = h / (heads / kv_heads)`: how much any head of an observer layer attends to each candidate, sinks and tail left out of the sum
-/// (DeltaKV, section 3; OmniKV). Columns beyond the candidates become zero.
+/// (OmniKV's selection, which DeltaKV, arXiv 2602.08005, takes over). Columns beyond the candidates become zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observe {
     /// Roped queries, `f32[n, heads * head_dim]`.

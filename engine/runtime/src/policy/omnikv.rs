@@ -9,7 +9,7 @@ use crate::kv::Sequence;
 /// Full layers unless others are named: the paper's for Llama-3.1-8B, of which every model has the first ones.
 const FULL: [u32; 5] = [0, 1, 2, 8, 18];
 
-/// Dynamic sparse attention in decode steps over a cache that keeps everything (OmniKV; DeltaKV, section 3, without compression).
+/// Dynamic sparse attention in decode steps over a cache that keeps everything (OmniKV: the selection of DeltaKV, arXiv 2602.08005, without its compression).
 ///
 /// *Full* layers attend to all tokens. A full layer whose successor is not full is an *observer*: what its heads attend to is ranked, and
 /// the layers up to the next full layer read the sinks, the best of the history, and the tail only. Prompts are attended to densely.
