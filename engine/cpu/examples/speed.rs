@@ -152,6 +152,7 @@ fn model(backend: &CpuBackend, n: u32, context: u32) -> Outcome<Vec<Op>> {
                 space: KeySpace::Roped,
                 q,
                 kv,
+                staged: None,
             }
             .into(),
         );

@@ -15,12 +15,14 @@ mod backend;
 mod error;
 mod exp;
 mod host;
+mod latent;
 mod line;
 mod matmul;
 mod memory;
 mod norm;
 mod op;
 mod plan;
+mod rotation;
 mod row;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::op;
 /// How an op is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
-    /// Rows of a table, one by one.
+    /// Rows, one by one.
     Gather,
     /// Weight rows are streamed past a few input rows.
     Row,

@@ -157,6 +157,16 @@ fn scale<const G: usize, S: Simd>(simd: S, scales: &[f16], out: &mut [f32]) {
     }
 }
 
+/// Numbers as f16, ties to even; beyond its range they become the largest finite ones.
+pub(crate) fn store_halves(values: &[f32], out: &mut [f16]) {
+    let largest = f16::MAX.to_f32();
+    let saturated: Vec<f32> = values
+        .iter()
+        .map(|value| value.clamp(-largest, largest))
+        .collect();
+    out.convert_from_f32_slice(&saturated);
+}
+
 /// A tensor to write.
 pub(crate) struct MatrixMut<'a> {
     words: &'a mut [u32],
@@ -189,17 +199,54 @@ impl<'a> MatrixMut<'a> {
         &mut bytemuck::cast_slice_mut(words)[..self.cols]
     }
 
+    /// The first `count` rows, of f32, on all threads.
+    pub(crate) fn rows_mut(
+        &mut self,
+        count: usize,
+    ) -> impl IndexedParallelIterator<Item = &mut [f32]> {
+        let cols = self.cols;
+        self.words[..count * self.pitch]
+            .par_chunks_exact_mut(self.pitch.max(1))
+            .with_min_len(4)
+            .map(move |words| bytemuck::cast_slice_mut(&mut words[..cols]))
+    }
+
     /// Calls `work` with each of the first `count` rows, of f32, on all threads.
     pub(crate) fn for_each_row(
         &mut self,
         count: usize,
         work: impl Fn(usize, &mut [f32]) + Send + Sync,
     ) {
+        self.for_each_row_from(0, count, work);
+    }
+
+    /// The same for `count` rows from `first` on; `work` counts from 0.
+    pub(crate) fn for_each_row_from(
+        &mut self,
+        first: usize,
+        count: usize,
+        work: impl Fn(usize, &mut [f32]) + Send + Sync,
+    ) {
         let cols = self.cols;
-        self.words[..count * self.pitch]
+        self.words[first * self.pitch..][..count * self.pitch]
             .par_chunks_exact_mut(self.pitch.max(1))
             .with_min_len(4)
             .enumerate()
             .for_each(|(row, words)| work(row, bytemuck::cast_slice_mut(&mut words[..cols])));
+    }
+
+    /// Calls `work` with each of `count` rows of f16 from `first` on, on all threads, until one fails.
+    pub(crate) fn for_each_row_of_f16<E: Send>(
+        &mut self,
+        first: usize,
+        count: usize,
+        work: impl Fn(usize, &mut [f16]) -> Result<(), E> + Send + Sync,
+    ) -> Result<(), E> {
+        let cols = self.cols;
+        self.words[first * self.pitch..][..count * self.pitch]
+            .par_chunks_exact_mut(self.pitch.max(1))
+            .with_min_len(4)
+            .enumerate()
+            .try_for_each(|(row, words)| work(row, &mut bytemuck::cast_slice_mut(words)[..cols]))
     }
 }

@@ -11,15 +11,23 @@
 //! - A **row descriptor** ([`RowDesc`]) says what each row of a step is: its token, sequence, position, slot, and view. Rows are ragged:
 //!   prefill chunks, decode rows and drafted tokens share a step.
 //!
+//! - A **block** ([`LatentShape`]) holds the compressed tokens of a stretch of a sequence; a **store** ([`StoreDesc`]) says which of a
+//!   sequence's tokens lie in blocks and which are raw. Attention reads neither: what it needs is *restored* into scratch rows.
+//!
 //! What changes from step to step lies in device buffers with these layouts; a recording never does. All of them are `u32` words, the
 //! same in Rust, WGSL (`shaders/part/layout.wgsl`) and CUDA (`cuda-kernels/part/layout.cuh`); a test compares the offsets.
 
 mod entry;
+mod latent;
 mod pick;
 mod row;
 mod shape;
 
 pub use entry::{Entry, Tier, ViewDesc};
+pub use latent::{
+    BLOCK, BlockDesc, ComponentDesc, EXACT_GROUP, GAIN_LATENTS, LatentShape, ReferenceShape,
+    ScaleRule, StoreDesc,
+};
 pub use pick::PickDesc;
 pub use row::RowDesc;
 pub use shape::{KeySpace, PAGE, RowShape, Slot};

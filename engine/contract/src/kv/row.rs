@@ -16,8 +16,10 @@ pub struct RowDesc {
     pub slot: u32,
     /// The view that its query reads.
     pub view: u32,
+    /// The staged row that takes its key before the rotary embedding, and its value, where an op stages them.
+    pub staged: u32,
     /// Zero.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 impl RowDesc {

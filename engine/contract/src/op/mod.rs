@@ -10,20 +10,30 @@
 mod attend;
 mod embed;
 mod gate_up_silu;
+mod linear;
 mod linear_add;
 mod norm_linear;
 mod observe;
+mod pack;
 mod qkv_rope_append;
+mod refer;
+mod rope;
 mod select;
+mod unpack;
 
 pub use attend::Attend;
 pub use embed::Embed;
 pub use gate_up_silu::GateUpSilu;
+pub use linear::Linear;
 pub use linear_add::LinearAdd;
 pub use norm_linear::NormLinear;
 pub use observe::Observe;
+pub use pack::Pack;
 pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
-pub use select::Select;
+pub use refer::Refer;
+pub use rope::Rope;
+pub use select::{Select, Selected};
+pub use unpack::Unpack;
 
 use crate::check::CheckError;
 use crate::tensor::Tensor;
@@ -146,6 +156,11 @@ ops!(
     Attend,
     Observe,
     Select,
+    Refer,
+    Linear,
+    Pack,
+    Unpack,
+    Rope,
     LinearAdd,
     GateUpSilu,
     NormLinear

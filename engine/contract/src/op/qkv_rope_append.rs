@@ -60,6 +60,8 @@ pub struct QkvRopeAppend {
     pub q: Tensor,
     /// The layer's raw rows, `f16[slots, 2 * kv_heads * head_dim]`.
     pub kv: Tensor,
+    /// Rows that take the same as in [`KeySpace::Unroped`] besides, at each row's `staged`, `f16[s, 2 * kv_heads * head_dim]`.
+    pub staged: Option<Tensor>,
 }
 
 impl QkvRopeAppend {
@@ -99,6 +101,10 @@ impl QkvRopeAppend {
             Operand::write("q", self.q),
             Operand::read_write("kv", self.kv),
         ]);
+        operands.extend(
+            self.staged
+                .map(|staged| Operand::read_write("staged", staged)),
+        );
         operands
     }
 
@@ -144,6 +150,8 @@ impl QkvRopeAppend {
         check.shape("rows", self.rows, DType::U32, n, RowDesc::WORDS)?;
         check.shape("count", self.count, DType::U32, 1, 1)?;
         check.shape("q", self.q, DType::F32, n, q_width)?;
-        check.shape("kv", self.kv, DType::F16, self.kv.rows, self.shape.cols())
+        check.shape("kv", self.kv, DType::F16, self.kv.rows, self.shape.cols())?;
+        let staged = self.staged.map_or(0, |staged| staged.rows);
+        check.optional("staged", self.staged, DType::F16, staged, self.shape.cols())
     }
 }

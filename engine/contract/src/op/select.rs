@@ -5,10 +5,19 @@ use crate::kv::{PickDesc, RowDesc};
 use crate::tensor::Tensor;
 use crate::tolerance::Tolerance;
 
-/// `out[p]` = entries of the tokens that pick `p` reads, in position order: those before the candidates, the `keep` candidates with the
+/// What [`Select`] gives of a token that stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// The entry that names its slot.
+    Entries,
+    /// Its place in the view: its position, where the view names all tokens of a sequence.
+    Tokens,
+}
+
+/// `out[p]` = the entries (or places) of the tokens that pick `p` reads, in position order: those before the candidates, the `keep` candidates with the
 /// highest scores (of equal ones the earlier), and those after them ([`PickDesc`]). The rest of the row becomes zero.
 ///
-/// Each entry names one slot, so a view of the result has a `run` of 1. How many there are is known on the host
+/// Each entry names one raw slot, so a view of the result has a `run` of 1. How many there are is known on the host
 /// ([`PickDesc::length`]); which, only on the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Select {
@@ -24,6 +33,8 @@ pub struct Select {
     pub picks: Tensor,
     /// How many picks count, `u32[1, 1]`.
     pub count: Tensor,
+    /// What is given of each token.
+    pub yields: Selected,
     /// Result, `u32[p, m]` for at most `m` tokens.
     pub out: Tensor,
 }

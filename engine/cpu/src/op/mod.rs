@@ -3,11 +3,17 @@
 mod attend;
 mod embed;
 mod gate_up_silu;
+mod linear;
 mod linear_add;
 mod norm_linear;
 mod observe;
+mod pack;
 mod qkv_rope_append;
+mod refer;
+mod rope;
 mod select;
+mod store;
+mod unpack;
 mod view;
 
 use bytemuck::from_bytes;
@@ -27,6 +33,9 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::Attend(op) => attend::select(op),
         Op::Observe(_) => Kernel::Stream,
         Op::Select(_) => Kernel::Rank,
+        Op::Refer(_) => Kernel::Gemm,
+        Op::Linear(op) => matmul::select(op.out),
+        Op::Pack(_) | Op::Unpack(_) | Op::Rope(_) => Kernel::Gather,
         Op::LinearAdd(op) => matmul::select(op.x),
         Op::GateUpSilu(op) => matmul::select(op.x),
         Op::NormLinear(op) => matmul::select(op.out),
@@ -41,6 +50,11 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::Attend(op) => attend::run(op, kernel, memory),
         Op::Observe(op) => observe::run(op, memory),
         Op::Select(op) => select::run(op, memory),
+        Op::Refer(op) => refer::run(op, memory),
+        Op::Linear(op) => linear::run(op, kernel, memory),
+        Op::Pack(op) => pack::run(op, memory),
+        Op::Unpack(op) => unpack::run(op, memory),
+        Op::Rope(op) => rope::run(op, memory),
         Op::LinearAdd(op) => linear_add::run(op, kernel, memory),
         Op::GateUpSilu(op) => gate_up_silu::run(op, kernel, memory),
         Op::NormLinear(op) => norm_linear::run(op, kernel, memory),

@@ -1,5 +1,3 @@
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use longwave_contract::BackendError;
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{QkvRopeAppend, ROPE_LOW};
@@ -11,7 +9,8 @@ use crate::matmul::{self, Product};
 use crate::memory::Memory;
 use crate::norm::{normalise_in_place, normalised_rows};
 use crate::plan::Kernel;
-use crate::row::Matrix;
+use crate::rotation::Rotation;
+use crate::row::{Matrix, MatrixMut, store_halves};
 
 /// See [`QkvRopeAppend`].
 pub(super) fn run(
@@ -19,53 +18,71 @@ pub(super) fn run(
     kernel: Kernel,
     memory: &mut Memory,
 ) -> Result<(), BackendError> {
-    memory.lend(op.q, |memory, mut q| {
-        memory.lend(op.kv, |memory, mut kv| {
-            let count = memory.count(QkvRopeAppend::NAME, op.count, op.x.rows)?;
-            let rows = memory.matrix(op.rows)?;
-            check_rows(op, &rows, count, kv.rows())?;
-            let (x, norm) = (memory.matrix(op.x)?, memory.matrix(op.norm)?.f32s(0));
-            let input = normalised_rows(count, |row| x.f32s(row), norm, op.epsilon);
-            let weights = [
-                memory.matrix(op.w_q)?,
-                memory.matrix(op.w_k)?,
-                memory.matrix(op.w_v)?,
-            ];
-            let product = matmul::multiply(kernel, &weights, &input, count);
-            let project = Projection::new(op, memory, &product)?;
-            let rope = memory.matrix(op.rope)?;
+    memory.lend(op.kv, |memory, mut kv| match op.staged {
+        Some(staged) => memory.lend(staged, |memory, mut staged| {
+            append(op, kernel, memory, &mut kv, Some(&mut staged))
+        }),
+        None => append(op, kernel, memory, &mut kv, None),
+    })
+}
 
-            q.for_each_row(count, |row, q| {
-                project.query.head_vectors(row, q);
-                project.query.normalise(q, op.epsilon);
-                Rotation::new(&rope, descriptor(&rows, row).position).turn(q);
+fn append(
+    op: &QkvRopeAppend,
+    kernel: Kernel,
+    memory: &mut Memory,
+    kv: &mut MatrixMut<'_>,
+    mut staged: Option<&mut MatrixMut<'_>>,
+) -> Result<(), BackendError> {
+    memory.lend(op.q, |memory, mut q| {
+        let count = memory.count(QkvRopeAppend::NAME, op.count, op.x.rows)?;
+        let rows = memory.matrix(op.rows)?;
+        check_rows(op, &rows, count, kv.rows())?;
+        let (x, norm) = (memory.matrix(op.x)?, memory.matrix(op.norm)?.f32s(0));
+        let input = normalised_rows(count, |row| x.f32s(row), norm, op.epsilon);
+        let weights = [
+            memory.matrix(op.w_q)?,
+            memory.matrix(op.w_k)?,
+            memory.matrix(op.w_v)?,
+        ];
+        let product = matmul::multiply(kernel, &weights, &input, count);
+        let project = Projection::new(op, memory, &product)?;
+        let rope = memory.matrix(op.rope)?;
+
+        q.for_each_row(count, |row, q| {
+            project.query.head_vectors(row, q);
+            project.query.normalise(q, op.epsilon);
+            Rotation::new(&rope, descriptor(&rows, row).position).turn(q);
+        });
+        let width = op.shape.width() as usize;
+        let mut cached = vec![0.0f32; count * 2 * width];
+        cached
+            .par_chunks_exact_mut(2 * width)
+            .with_min_len(4)
+            .enumerate()
+            .for_each(|(row, cached)| {
+                let (k, v) = cached.split_at_mut(width);
+                project.key.head_vectors(row, k);
+                project.value.head_vectors(row, v);
             });
-            let width = op.shape.width() as usize;
-            let mut cached = vec![0.0f32; count * 2 * width];
-            cached
-                .par_chunks_exact_mut(2 * width)
-                .with_min_len(4)
-                .enumerate()
-                .for_each(|(row, cached)| {
-                    let (k, v) = cached.split_at_mut(width);
-                    project.key.head_vectors(row, k);
-                    if op.space == KeySpace::Roped {
-                        project.key.normalise(k, op.epsilon);
-                        Rotation::new(&rope, descriptor(&rows, row).position).turn(k);
-                    }
-                    project.value.head_vectors(row, v);
-                });
+        if let Some(staged) = &mut staged {
             for (row, cached) in cached.chunks_exact(2 * width).enumerate() {
-                let slot = descriptor(&rows, row).slot as usize;
-                let largest = f16::MAX.to_f32();
-                let saturated: Vec<f32> = cached
-                    .iter()
-                    .map(|value| value.clamp(-largest, largest))
-                    .collect();
-                kv.f16s_mut(slot).convert_from_f32_slice(&saturated);
+                let slot = descriptor(&rows, row).staged as usize;
+                store_halves(cached, staged.f16s_mut(slot));
             }
-            Ok(())
-        })
+        }
+        if op.space == KeySpace::Roped {
+            let keys = cached.par_chunks_exact_mut(2 * width).with_min_len(4);
+            keys.enumerate().for_each(|(row, cached)| {
+                let k = &mut cached[..width];
+                project.key.normalise(k, op.epsilon);
+                Rotation::new(&rope, descriptor(&rows, row).position).turn(k);
+            });
+        }
+        for (row, cached) in cached.chunks_exact(2 * width).enumerate() {
+            let slot = descriptor(&rows, row).slot as usize;
+            store_halves(cached, kv.f16s_mut(slot));
+        }
+        Ok(())
     })
 }
 
@@ -82,6 +99,10 @@ fn check_rows(
         if row.slot as usize >= slots {
             let expected = format_args!("a slot below {slots} in row {index}");
             return Err(misfit(QkvRopeAppend::NAME, "rows", expected, row.slot));
+        }
+        if op.staged.is_some_and(|staged| row.staged >= staged.rows) {
+            let expected = format_args!("a staged row that exists in row {index}");
+            return Err(misfit(QkvRopeAppend::NAME, "rows", expected, row.staged));
         }
         if u64::from(row.position) >= positions {
             let expected = format_args!("a position below {positions} in row {index}");
@@ -149,39 +170,6 @@ impl Heads<'_> {
         if let Some(norm) = self.norm {
             for head in vectors.chunks_exact_mut(norm.len()) {
                 normalise_in_place(head, norm, epsilon);
-            }
-        }
-    }
-}
-
-/// Cosines and sines of one position.
-struct Rotation(Vec<(f64, f64)>);
-
-impl Rotation {
-    /// Combines the table's rows by the addition theorem.
-    fn new(rope: &Matrix<'_>, position: u32) -> Self {
-        let low = rope.f32s((position % ROPE_LOW) as usize);
-        let high = rope.f32s((ROPE_LOW + position / ROPE_LOW) as usize);
-        let (low_cos, low_sin) = low.split_at(low.len() / 2);
-        let (high_cos, high_sin) = high.split_at(high.len() / 2);
-        let low = low_cos.iter().zip(low_sin);
-        let high = high_cos.iter().zip(high_sin);
-        let angles = low.zip(high).map(|((&lc, &ls), (&hc, &hs))| {
-            let [lc, ls, hc, hs] = [lc, ls, hc, hs].map(f64::from);
-            (lc * hc - ls * hs, ls * hc + lc * hs)
-        });
-        Rotation(angles.collect())
-    }
-
-    /// Turns the pairs `(j, j + dim / 2)` of every head.
-    fn turn(&self, vectors: &mut [f32]) {
-        let half = self.0.len();
-        for head in vectors.chunks_exact_mut(2 * half) {
-            let (first, second) = head.split_at_mut(half);
-            for ((a, b), &(cos, sin)) in first.iter_mut().zip(second).zip(&self.0) {
-                let (x, y) = (f64::from(*a), f64::from(*b));
-                *a = (x * cos - y * sin) as f32;
-                *b = (y * cos + x * sin) as f32;
             }
         }
     }

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 
 use longwave_contract::BackendError;
 use longwave_contract::kv::{Entry, Tier};
-use longwave_contract::op::Select;
+use longwave_contract::op::{Select, Selected};
 
 use super::view::{self, Pick, Tables};
 use crate::error::misfit;
@@ -23,7 +23,7 @@ pub(super) fn run(op: &Select, memory: &mut Memory) -> Result<(), BackendError> 
         };
         for index in 0..count {
             let pick = view::pick(Select::NAME, &tables, index)?;
-            let chosen = choose(&pick, scores.f32s(index));
+            let chosen = choose(&pick, scores.f32s(index), op.yields);
             if chosen.len() > op.out.cols as usize {
                 let expected = format_args!("at most {} tokens in pick {index}", op.out.cols);
                 return Err(misfit(Select::NAME, "out", expected, chosen.len()));
@@ -36,8 +36,8 @@ pub(super) fn run(op: &Select, memory: &mut Memory) -> Result<(), BackendError> 
     })
 }
 
-/// The entries of all tokens that stay, in position order.
-fn choose(pick: &Pick, scores: &[f32]) -> Vec<u32> {
+/// The entries or places of all tokens that stay, in position order.
+fn choose(pick: &Pick, scores: &[f32], yields: Selected) -> Vec<u32> {
     let (first, candidates) = (pick.pick.first as usize, pick.candidates().len());
     let keep = (pick.pick.keep as usize).min(candidates);
     // Scores are not negative, so their bits are ordered as they are.
@@ -55,6 +55,11 @@ fn choose(pick: &Pick, scores: &[f32]) -> Vec<u32> {
     let tokens = (0..first)
         .chain(kept)
         .chain(first + candidates..pick.slots.len());
-    let entry = |token: usize| Entry::new(Tier::Raw, pick.slots[token]);
-    tokens.filter_map(entry).map(|entry| entry.0).collect()
+    match yields {
+        Selected::Entries => {
+            let entry = |token: usize| Entry::new(Tier::Raw, pick.slots[token]);
+            tokens.filter_map(entry).map(|entry| entry.0).collect()
+        }
+        Selected::Tokens => tokens.map(|token| token as u32).collect(),
+    }
 }

@@ -102,10 +102,12 @@ pub(super) fn slots(
         let entry = Entry(bits);
         let taken = (tokens - slots.len()).min(view.run as usize) as u64;
         let first = u64::from(entry.index()) * u64::from(view.run);
-        if entry.tier() != Some(Tier::Raw) || first + taken > u64::from(limit) {
+        let readable = matches!(entry.tier(), Some(Tier::Raw | Tier::Scratch));
+        if !readable || first + taken > u64::from(limit) {
             let place = view.first as usize + at;
-            let expected =
-                format_args!("a raw entry with slots below {limit} at {place} (view {index})");
+            let expected = format_args!(
+                "a raw or scratch entry with slots below {limit} at {place} (view {index})"
+            );
             let found = match entry.tier() {
                 Some(tier) => format!(
                     "{tier:?} {}, slots {first}..{}",

@@ -330,7 +330,7 @@ fn what_a_view_names_wrongly_is_an_error_that_names_the_operand() {
     let page = |tier, index| Entry::new(tier, index).unwrap().0;
     for bad in [
         page(Tier::Raw, PAGES),
-        page(Tier::Scratch, 0),
+        page(Tier::Quant, 0),
         page(Tier::Raw, (1 << 29) - 1),
         u32::MAX,
     ] {

@@ -1,7 +1,7 @@
 //! observe and select.
 
 use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, RowShape, Tier, ViewDesc};
-use longwave_contract::op::{Observe, Select};
+use longwave_contract::op::{Observe, Select, Selected};
 use longwave_contract::{DType, Tolerance};
 
 use super::{Stage, assert_close, operand};
@@ -112,6 +112,7 @@ fn select_takes_sinks_the_best_and_the_tail_in_order() {
         entries: observe.entries,
         picks: observe.picks,
         count: observe.count,
+        yields: Selected::Entries,
         out: stage.u32s(1, 200, &[9; 200]),
     };
     stage.run(op).expect("it runs");

@@ -100,6 +100,7 @@ fn layer(
         space: KeySpace::Roped,
         q: q.tensor,
         kv: kv.tensor,
+        staged: None,
     };
     Layer {
         op,

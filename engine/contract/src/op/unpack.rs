@@ -1,0 +1,109 @@
+use super::Operand;
+use super::refer::check_latents;
+use crate::check::{Check, CheckError};
+use crate::dtype::DType;
+use crate::kv::{ComponentDesc, LatentShape, StoreDesc};
+use crate::tensor::Tensor;
+use crate::tolerance::Tolerance;
+
+/// The first part of restoring tokens: their bases and latents.
+///
+/// Restored rows are numbered over all sequences: row `r` is token `i = r % pitch` of those that sequence `r / pitch` restores. With `tokens`,
+/// that is the position `tokens[r / pitch, i]`, for `i` below the store's `chosen`; without, position `i`, for `i` below its `length`. Rows of
+/// the op are those from `first` on.
+///
+/// - A raw token (a sink or one of the tail), a reference and an escape give `out[i] = x`, the row that is stored, and `z[i] = 0`;
+/// - any other token gives `out[i]` = the mean of its references (or `mean`), and `z[i]` = its latents;
+/// - rows beyond what a sequence restores become zero.
+///
+/// Without `z`, latents are the residual itself (`rank` is `cols`) and are added to `out`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unpack {
+    /// Positions, `u32[p, m]`.
+    pub tokens: Option<Tensor>,
+    /// Where tokens lie, `u32[p, 8]`.
+    pub stores: Tensor,
+    /// Raw pages and blocks of all stores, `u32[1, e]`.
+    pub entries: Tensor,
+    /// How many rows count, `u32[1, 1]`.
+    pub count: Tensor,
+    /// Rows from one sequence to the next.
+    pub pitch: u32,
+    /// The first row.
+    pub first: u32,
+    /// Raw rows before the rotary embedding, `f16[slots, cols]`.
+    pub raw: Tensor,
+    /// The layer's mean, `f32[1, cols]`.
+    pub mean: Tensor,
+    /// How latents are coded, `u32[rank, 4]`.
+    pub components: Tensor,
+    /// How blocks are laid out.
+    pub shape: LatentShape,
+    /// The layer's blocks, `u32[blocks, words]`.
+    pub latents: Tensor,
+    /// Latents, `f32[n, rank]`.
+    pub z: Option<Tensor>,
+    /// Bases, `f32[n, cols]`.
+    pub out: Tensor,
+}
+
+impl Unpack {
+    /// The op's name.
+    pub const NAME: &'static str = "unpack";
+    /// A few products and a sum of up to eight stored rows.
+    pub const TOLERANCE: Tolerance = Tolerance {
+        absolute: 1e-6,
+        relative: 1e-5,
+    };
+
+    pub(super) fn operands(&self) -> Vec<Operand> {
+        let mut operands = Vec::new();
+        operands.extend(self.tokens.map(|tokens| Operand::read("tokens", tokens)));
+        operands.extend([
+            Operand::read("stores", self.stores),
+            Operand::read("entries", self.entries),
+            Operand::read("count", self.count),
+            Operand::read("raw", self.raw),
+            Operand::read("mean", self.mean),
+            Operand::read("components", self.components),
+            Operand::read("latents", self.latents),
+        ]);
+        operands.extend(self.z.map(|z| Operand::write("z", z)));
+        operands.push(Operand::write("out", self.out));
+        operands
+    }
+
+    pub(super) fn check(&self) -> Result<(), CheckError> {
+        let check = Check(Self::NAME);
+        let (n, cols, rank) = (self.out.rows, self.shape.cols, self.shape.rank);
+        let p = self.stores.rows;
+        check_latents(&check, &self.shape, self.latents)?;
+        check.holds("pitch", self.pitch > 0, "at least one row", self.pitch)?;
+        check_rows(&check, self.tokens, self.stores, self.count)?;
+        check.shape("entries", self.entries, DType::U32, 1, self.entries.cols)?;
+        let covered = u64::from(self.first) + u64::from(n) <= u64::from(p) * u64::from(self.pitch);
+        check.holds("first", covered, "rows of the stores only", self.first)?;
+        check.shape("raw", self.raw, DType::F16, self.raw.rows, cols)?;
+        check.shape("mean", self.mean, DType::F32, 1, cols)?;
+        let words = ComponentDesc::WORDS;
+        check.shape("components", self.components, DType::U32, rank, words)?;
+        check.optional("z", self.z, DType::F32, n, rank)?;
+        let direct = self.z.is_some() || rank == cols;
+        check.holds("z", direct, "latents apart, or as many as columns", rank)?;
+        check.shape("out", self.out, DType::F32, n, cols)
+    }
+}
+
+/// The tensors by which restored rows are numbered.
+pub(super) fn check_rows(
+    check: &Check,
+    tokens: Option<Tensor>,
+    stores: Tensor,
+    count: Tensor,
+) -> Result<(), CheckError> {
+    let p = stores.rows;
+    let chosen = tokens.map_or(0, |tokens| tokens.cols);
+    check.optional("tokens", tokens, DType::U32, p, chosen)?;
+    check.shape("stores", stores, DType::U32, p, StoreDesc::WORDS)?;
+    check.shape("count", count, DType::U32, 1, 1)
+}
