@@ -3,7 +3,10 @@
 use std::mem::{offset_of, size_of};
 
 use anyhow::{Context, Result, ensure};
-use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, ViewDesc};
+use longwave_contract::kv::{
+    BLOCK, BlockDesc, ComponentDesc, EXACT_GROUP, Entry, GAIN_LATENTS, PAGE, PickDesc, RowDesc,
+    StoreDesc, ViewDesc,
+};
 use longwave_contract::op::ROPE_LOW;
 use longwave_shaders::{KERNELS, layout_source};
 use naga::TypeInner;
@@ -26,25 +29,40 @@ macro_rules! contract {
     };
 }
 
-fn structs() -> [(&'static str, Layout); 3] {
+fn structs() -> [(&'static str, Layout); 6] {
     [
         (
             "RowDesc",
-            contract!(RowDesc: token, sequence, position, slot, view, reserved),
+            contract!(RowDesc: token, sequence, position, slot, view, staged, reserved),
         ),
         ("ViewDesc", contract!(ViewDesc: first, length, last, run)),
         (
             "PickDesc",
             contract!(PickDesc: row, first, candidates, keep),
         ),
+        (
+            "StoreDesc",
+            contract!(StoreDesc: sinks, compressed, length, chosen, pages, blocks, reserved),
+        ),
+        (
+            "BlockDesc",
+            contract!(BlockDesc: source, index, sinks, blocks, reserved),
+        ),
+        (
+            "ComponentDesc",
+            contract!(ComponentDesc: offset, bits, step, zero),
+        ),
     ]
 }
 
-fn constants() -> [(&'static str, u32); 3] {
+fn constants() -> [(&'static str, u32); 6] {
     [
         ("PAGE", PAGE),
         ("ROPE_LOW", ROPE_LOW),
         ("ENTRY_INDEX_BITS", Entry::INDEX_BITS),
+        ("BLOCK", BLOCK),
+        ("EXACT_GROUP", EXACT_GROUP),
+        ("GAIN_LATENTS", GAIN_LATENTS),
     ]
 }
 
@@ -121,7 +139,8 @@ fn cuda_struct(source: &str, name: &str) -> Option<Layout> {
         .map(str::trim)
         .filter(|field| !field.is_empty())
     {
-        let field = field.strip_prefix("u32 ")?;
+        let word = field.strip_prefix("u32 ");
+        let field = word.or_else(|| field.strip_prefix("float "))?;
         let (field, count) = match field.split_once('[') {
             Some((field, count)) => (field, count.strip_suffix(']')?.parse().ok()?),
             None => (field, 1),

@@ -10,6 +10,12 @@ constexpr u32 PAGE = 32;
 constexpr u32 ROPE_LOW = 256;
 // Bits of an entry's page or slot; the tier lies above.
 constexpr u32 ENTRY_INDEX_BITS = 29;
+// Tokens of a latent block.
+constexpr u32 BLOCK = 128;
+// Elements of an exact 8-bit row that share a scale.
+constexpr u32 EXACT_GROUP = 32;
+// Latents over whose mean square a gain takes its root.
+constexpr u32 GAIN_LATENTS = 64;
 
 // What a row of a step is.
 struct RowDesc {
@@ -18,7 +24,8 @@ struct RowDesc {
     u32 position;
     u32 slot;
     u32 view;
-    u32 reserved[3];
+    u32 staged;
+    u32 reserved[2];
 };
 
 // Which tokens a query reads: `length` tokens from entry `first` on, the last of them at position `last`.
@@ -37,9 +44,40 @@ struct PickDesc {
     u32 keep;
 };
 
+// Where the tokens of a sequence lie in a layer that compresses: `sinks` in raw pages, `compressed` in blocks, the rest in raw pages again.
+struct StoreDesc {
+    u32 sinks;
+    u32 compressed;
+    u32 length;
+    u32 chosen;
+    u32 pages;
+    u32 blocks;
+    u32 reserved[2];
+};
+
+// A block that is to be compressed: its first staged row, its place in the sequence, and the sequence's sinks and first block.
+struct BlockDesc {
+    u32 source;
+    u32 index;
+    u32 sinks;
+    u32 blocks;
+    u32 reserved[4];
+};
+
+// How a latent is coded: where its code lies, the distance of two codes in units of the scale, and the code of 0.
+struct ComponentDesc {
+    u32 offset;
+    u32 bits;
+    float step;
+    float zero;
+};
+
 static_assert(sizeof(RowDesc) == 32, "eight words");
 static_assert(sizeof(ViewDesc) == 16, "four words");
 static_assert(sizeof(PickDesc) == 16, "four words");
+static_assert(sizeof(StoreDesc) == 32, "eight words");
+static_assert(sizeof(BlockDesc) == 32, "eight words");
+static_assert(sizeof(ComponentDesc) == 16, "four words");
 
 // The page or slot that an entry names.
 __device__ inline u32 entry_index(u32 entry) {

@@ -1,4 +1,4 @@
-// What: head norm and rotary embedding of q into `q_out`, of k into the row's slot as f16, and v into the slot; slots outside of the window are skipped.
+// What: head norm and rotary embedding of q into `q_out`, of k into the row's slot (or staged row) as f16, and v into the slot; slots outside of the window are skipped.
 // Contract: engine/contract/src/op/qkv_rope_append.rs
 // Grid: x = heads (q, then k, then v) from `first_head` on, y = rows; a workgroup a head.
 // Shared: 1 KiB for a head, and the reduction's.
@@ -8,6 +8,7 @@ const WORKGROUP: u32 = 64u;
 //:variant reduce = part/reduce_subgroup | part/reduce_workgroup
 //:import part/layout
 //:import part/math
+//:import part/rotation
 
 struct Params {
     rows: u32,
@@ -15,10 +16,11 @@ struct Params {
     kv_heads: u32,
     head_dim: u32,
     first_head: u32,
-    // Whether there are head norms, and whether keys are stored as they enter.
+    // Whether there are head norms, whether keys are stored as they enter, and whether rows go where they are staged.
     has_q_norm: u32,
     has_k_norm: u32,
     unroped: u32,
+    staged: u32,
     rope_rows: u32,
     // Elements of a row of q and of a row of k or v; words of a row of the table and of the cache.
     q_pitch: u32,
@@ -57,16 +59,6 @@ fn norm_weight(is_query: bool, element: u32) -> f32 {
     return 1.0;
 }
 
-// Cosine and sine of pair `j` at a position.
-fn rotation(position: u32, j: u32) -> vec2<f32> {
-    let half = params.head_dim / 2u;
-    let low = (position % ROPE_LOW) * params.rope_pitch + j;
-    let high = min(ROPE_LOW + position / ROPE_LOW, params.rope_rows - 1u) * params.rope_pitch + j;
-    let a = vec2<f32>(rope[low], rope[low + half]);
-    let b = vec2<f32>(rope[high], rope[high + half]);
-    return vec2<f32>(a.x * b.x - a.y * b.y, a.y * b.x + a.x * b.y);
-}
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let row = group.y;
@@ -101,11 +93,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if is_query || (is_key && params.unroped == 0u) {
         let position = rows[row].position;
         for (var j = lane.thread; j < half; j += WORKGROUP) {
-            let turn = rotation(position, j);
             let x = head_tile[j] * factor * norm_weight(is_query, j);
             let y = head_tile[j + half] * factor * norm_weight(is_query, j + half);
-            head_tile[j] = x * turn.x - y * turn.y;
-            head_tile[j + half] = y * turn.x + x * turn.y;
+            let pair = turned(position, j, vec2<f32>(x, y));
+            head_tile[j] = pair.x;
+            head_tile[j + half] = pair.y;
         }
     }
     workgroupBarrier();
@@ -115,7 +107,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         }
         return;
     }
-    let slot = rows[row].slot;
+    let slot = select(rows[row].slot, rows[row].staged, params.staged != 0u);
     let local = slot - params.first_slot;
     if slot < params.first_slot || local >= params.slots {
         return;

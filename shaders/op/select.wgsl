@@ -1,4 +1,4 @@
-// What: out[p] = entries of the tokens before the candidates of pick p, of its `keep` best candidates, and of those after them, in order.
+// What: out[p] = entries (or places) of the tokens before the candidates of pick p, of its `keep` best candidates, and of those after them, in order.
 // Contract: engine/contract/src/op/select.rs
 // Grid: x = picks; 256 threads, each of which takes one stretch of candidates.
 // Shared: 3 KiB for a histogram and for what each stretch holds.
@@ -16,6 +16,8 @@ struct Params {
     // All slots are in the window.
     first_slot: u32,
     slots: u32,
+    // Whether places are given rather than entries.
+    places: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -35,6 +37,14 @@ var<workgroup> stretches: array<vec2<u32>, 256>;
 
 fn key(pick: u32, candidate: u32) -> u32 {
     return bitcast<u32>(max(scores[pick * params.scores_pitch + candidate], 0.0));
+}
+
+// What is given of a token of a view.
+fn given(view: ViewDesc, token: u32) -> u32 {
+    if params.places != 0u {
+        return token;
+    }
+    return view_slot(view, token);
 }
 
 fn put(pick: u32, place: u32, value: u32) {
@@ -117,16 +127,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             equal += 1u;
         }
         if stays {
-            put(group.x, place, view_slot(view, pick.first + i));
+            put(group.x, place, given(view, pick.first + i));
             place += 1u;
         }
     }
     for (var i = thread; i < pick.first; i += WORKGROUP) {
-        put(group.x, i, view_slot(view, i));
+        put(group.x, i, given(view, i));
     }
     let tail = max(visible, pick.first + candidates);
     for (var i = pick.first + candidates + thread; i < tail; i += WORKGROUP) {
-        put(group.x, i - candidates + keep, view_slot(view, i));
+        put(group.x, i - candidates + keep, given(view, i));
     }
     for (var i = tail - candidates + keep + thread; i < params.capacity; i += WORKGROUP) {
         put(group.x, i, 0u);

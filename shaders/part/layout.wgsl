@@ -6,6 +6,12 @@ const PAGE: u32 = 32u;
 const ROPE_LOW: u32 = 256u;
 // Bits of an entry's page or slot; the tier lies above.
 const ENTRY_INDEX_BITS: u32 = 29u;
+// Tokens of a latent block.
+const BLOCK: u32 = 128u;
+// Elements of an exact 8-bit row that share a scale.
+const EXACT_GROUP: u32 = 32u;
+// Latents over whose mean square a gain takes its root.
+const GAIN_LATENTS: u32 = 64u;
 
 // What a row of a step is.
 struct RowDesc {
@@ -14,7 +20,8 @@ struct RowDesc {
     position: u32,
     slot: u32,
     view: u32,
-    reserved: array<u32, 3>,
+    staged: u32,
+    reserved: array<u32, 2>,
 }
 
 // Which tokens a query reads: `length` tokens from entry `first` on, the last of them at position `last`.
@@ -31,6 +38,34 @@ struct PickDesc {
     first: u32,
     candidates: u32,
     keep: u32,
+}
+
+// Where the tokens of a sequence lie in a layer that compresses: `sinks` in raw pages, `compressed` in blocks, the rest in raw pages again.
+struct StoreDesc {
+    sinks: u32,
+    compressed: u32,
+    length: u32,
+    chosen: u32,
+    pages: u32,
+    blocks: u32,
+    reserved: array<u32, 2>,
+}
+
+// A block that is to be compressed: its first staged row, its place in the sequence, and the sequence's sinks and first block.
+struct BlockDesc {
+    source: u32,
+    index: u32,
+    sinks: u32,
+    blocks: u32,
+    reserved: array<u32, 4>,
+}
+
+// How a latent is coded: where its code lies, the distance of two codes in units of the scale, and the code of 0.
+struct ComponentDesc {
+    offset: u32,
+    bits: u32,
+    step: f32,
+    zero: f32,
 }
 
 // The page or slot that an entry names.

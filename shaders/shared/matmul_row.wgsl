@@ -1,5 +1,5 @@
 // What: y[i, first + o] = weight[o] . a[i] + bias[first + o], or added to y, for 8 rows i at a time, which read the weights once.
-// Contract: engine/contract/src/op/{linear_add,norm_linear,gate_up_silu,qkv_rope_append}.rs
+// Contract: engine/contract/src/op/{linear,linear_add,norm_linear,gate_up_silu,qkv_rope_append}.rs
 // Grid: y * x_groups + x = outputs / (4 * teams), z = rows / 8; a team of threads computes 4 outputs of 8 rows and shares the columns.
 // Shared: none where teams are subgroups; otherwise the reduction's.
 // Numerics: weights are expanded to f32; sums in f32, by thread and then over threads.

@@ -1,5 +1,5 @@
 // What: y[i, first + o] = weight[o] . a[i] + bias[first + o], or added to y, in tiles of 64 rows and 64 outputs.
-// Contract: engine/contract/src/op/{linear_add,norm_linear,gate_up_silu,qkv_rope_append}.rs
+// Contract: engine/contract/src/op/{linear,linear_add,norm_linear,gate_up_silu,qkv_rope_append}.rs
 // Grid: x = rows / 64, y = outputs / 64; 128 threads, each 8 rows by 4 outputs.
 // Shared: 16 KiB: 32 columns of 64 rows of a and of 64 expanded weight rows, transposed.
 // Numerics: weights are expanded to f32; sums in f32, in the order of the columns.

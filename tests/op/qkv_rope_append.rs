@@ -22,6 +22,7 @@ struct Shape {
     bias: bool,
     head_norm: bool,
     space: KeySpace,
+    staged: bool,
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -37,6 +38,7 @@ pub(super) fn cases() -> Vec<Case> {
         bias: false,
         head_norm: false,
         space: KeySpace::Roped,
+        staged: false,
     };
     let mixed = [DType::Q4, DType::Q8G32M, DType::Q8G16];
     [
@@ -121,6 +123,36 @@ pub(super) fn cases() -> Vec<Case> {
                 ..plain
             },
         ),
+        (
+            "staged, head norms and bias",
+            Shape {
+                heads: 6,
+                rows: 33,
+                count: 30,
+                head_norm: true,
+                bias: true,
+                staged: true,
+                ..plain
+            },
+        ),
+        (
+            "staged, a large cache",
+            Shape {
+                spare_pages: 12,
+                staged: true,
+                ..plain
+            },
+        ),
+        (
+            "staged, unroped keys",
+            Shape {
+                rows: 3,
+                count: 3,
+                space: KeySpace::Unroped,
+                staged: true,
+                ..plain
+            },
+        ),
     ]
     .into_iter()
     .map(|(name, shape)| Case::new(name, move |rig| build(rig, shape)))
@@ -146,35 +178,11 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         .map(|i| RowDesc {
             position: 250 + 509 * (i / 8) + i,
             slot: slots[i as usize],
+            staged: slots[(rows - 1 - i) as usize] + 1,
             ..RowDesc::default()
         })
         .collect();
-    let high = descs
-        .iter()
-        .map(|desc| desc.position / ROPE_LOW + 1)
-        .max()
-        .unwrap_or(1);
-    let table: Vec<u32> = (0..ROPE_LOW + high)
-        .flat_map(|row| {
-            let position = if row < ROPE_LOW {
-                row
-            } else {
-                (row - ROPE_LOW) * ROPE_LOW
-            };
-            let angle = move |pair: u32| {
-                f64::from(position) * 10_000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
-            };
-            let half = head_dim / 2;
-            (0..head_dim).map(move |col| {
-                if col < half {
-                    angle(col).cos()
-                } else {
-                    angle(col - half).sin()
-                }
-            })
-        })
-        .map(|value| (value as f32).to_bits())
-        .collect();
+    let positions = descs.iter().map(|desc| desc.position + 1).max();
     let optional = |rig: &mut Rig, present: bool, cols: u32| -> Result<Option<Tensor>> {
         if present {
             Ok(Some(rig.f32(1, cols, Values::Peaked)?))
@@ -201,13 +209,45 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         b_v: optional(rig, shape.bias, row.width())?,
         q_norm: norm(rig)?,
         k_norm: norm(rig)?,
-        rope: rig.words(DType::F32, ROPE_LOW + high, head_dim, &table)?,
+        rope: rope_table(rig, head_dim, positions.unwrap_or(1))?,
         rows: rig.rows(&descs)?,
         count: rig.count(count)?,
         shape: row,
         space: shape.space,
         q: rig.f32(rows, heads * head_dim, Values::Flat)?,
         kv: rig.cache(row, pages, &[], Values::Flat)?,
+        staged: if shape.staged {
+            Some(rig.cache(row, pages + 1, &[], Values::Flat)?)
+        } else {
+            None
+        },
     }
     .into())
+}
+
+/// The rotary table of a head for this many positions.
+pub(super) fn rope_table(rig: &mut Rig, head_dim: u32, positions: u32) -> Result<Tensor> {
+    let high = positions.div_ceil(ROPE_LOW);
+    let table: Vec<u32> = (0..ROPE_LOW + high)
+        .flat_map(|row| {
+            let position = if row < ROPE_LOW {
+                row
+            } else {
+                (row - ROPE_LOW) * ROPE_LOW
+            };
+            let angle = move |pair: u32| {
+                f64::from(position) * 10_000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
+            };
+            let half = head_dim / 2;
+            (0..head_dim).map(move |col| {
+                if col < half {
+                    angle(col).cos()
+                } else {
+                    angle(col - half).sin()
+                }
+            })
+        })
+        .map(|value| (value as f32).to_bits())
+        .collect();
+    rig.words(DType::F32, ROPE_LOW + high, head_dim, &table)
 }

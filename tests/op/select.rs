@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use longwave_contract::kv::{RowShape, ViewDesc};
-use longwave_contract::op::{Attend, Observe, Select};
+use longwave_contract::op::{Attend, Observe, Select, Selected};
 use longwave_contract::{Backend, DType, Op, Recording};
 use longwave_tests::rig::{Rig, Values};
 
@@ -36,14 +36,18 @@ pub(super) fn cases() -> Vec<Case> {
     for (name, scores) in looks {
         for keep in budgets {
             cases.push(Case::new(format!("{keep} of {name} scores"), move |rig| {
-                build(rig, scores, keep)
+                build(rig, scores, keep, Selected::Entries)
+            }));
+            let name = format!("places of {keep} of {name} scores");
+            cases.push(Case::new(name, move |rig| {
+                build(rig, scores, keep, Selected::Tokens)
             }));
         }
     }
     cases
 }
 
-fn build(rig: &mut Rig, scores: Scores, keep: u32) -> Result<Op> {
+fn build(rig: &mut Rig, scores: Scores, keep: u32, yields: Selected) -> Result<Op> {
     let shape = Shape {
         heads: 1,
         kv_heads: 1,
@@ -77,6 +81,7 @@ fn build(rig: &mut Rig, scores: Scores, keep: u32) -> Result<Op> {
         entries: rig.entries(&tables.entries)?,
         picks: rig.picks(&tables.picks)?,
         count: rig.count(count)?,
+        yields,
         out: rig.words(DType::U32, count, capacity, &poison)?,
     }
     .into())
@@ -141,6 +146,7 @@ pub(super) fn everything_selected_is_dense(subject: &Arc<dyn Backend>) -> Result
         entries: dense.entries,
         picks: observe.picks,
         count: observe.count,
+        yields: Selected::Entries,
         out: rig.words(DType::U32, p, longest, &vec![0; (p * longest) as usize])?,
     };
     let mut entries = select.out;

@@ -8,11 +8,13 @@
 //! | 3 `logits` | are the logits right? | golden files of an independent implementation | a model |
 //! | 3 `hugging_face` | are they right for every architecture and scaling? | a forward pass in f64 | for wgpu, an adapter |
 //! | 4 `end_to_end` | the same tokens, from the program as users call it? | golden files | a model |
+//! | 4 `eval` | is dense attention no different from itself, and do results and pictures hold what they should? | dense attention | a model |
 //!
 //! A test that needs an adapter or a model that is not there shows as ignored, with the reason.
 
 pub mod adapter;
 pub mod golden;
 pub mod model;
+pub mod program;
 pub mod rig;
 pub mod trial;

@@ -173,10 +173,11 @@ fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline, BackendError> {
             reason = "wgpu demands it for shaders without run-time checks, which cost up to a hundredfold"
         )]
         // SAFETY: the sources are those of longwave-shaders, fixed when this was built. Their indices follow from row counts, which they
-        // clamp to their parameters, and from shapes, which the contract's checks hold against the operands; every tensor is bound whole,
-        // or by whole rows that a parameter counts (`plan`). What they index by numbers that lie in device memory (a row's view and slot, a
-        // view's entries and its run, by which they also divide, a pick's row and tokens) rests on the runtime, which writes there what the contract allows; beyond
-        // that the driver's own bounds checks remain, which wgpu asks for wherever there are any. Loops are bounded by parameters.
+        // clamp to their parameters, and from shapes, which the contract's checks hold against the operands; every tensor is bound whole, or
+        // by whole rows that a parameter counts (`plan`). What they index, divide or count by that lies in device memory (the words of rows,
+        // views, entries, picks, stores, blocks, components and ordinals) rests on the runtime, which writes there what the contract allows;
+        // beyond that the driver's own bounds checks remain, which wgpu asks for wherever there are any. All other loops are bounded by
+        // parameters.
         let module = unsafe {
             device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked())
         };

@@ -1,6 +1,6 @@
 //! Which kernels serve an op, with which numbers and grids.
 //!
-//! One file per op, and beside them `matmul` and `rms_norm`, which several ops use. In each, a `select` function chooses from shapes and
+//! One file per op, and beside them `latent`, `matmul` and `rms_norm`, which several ops use. In each, a `select` function chooses from shapes and
 //! [`Caps`] alone, so that the choice is tested without a device. What comes out is a list of [`Dispatch`]es: names and numbers, no wgpu.
 //!
 //! An operand that is absent (a bias, a head norm) is bound to the op's `count` tensor, which every op has and which is only read; the
@@ -9,13 +9,19 @@
 mod attend;
 mod embed;
 mod gate_up_silu;
+mod latent;
+mod linear;
 mod linear_add;
 mod matmul;
 mod norm_linear;
 mod observe;
+mod pack;
 mod qkv_rope_append;
+mod refer;
 mod rms_norm;
+mod rope;
 mod select;
+mod unpack;
 
 use longwave_contract::{BackendError, Caps, Op, Slabs, Tensor};
 use longwave_shaders::Kernel;
@@ -106,6 +112,11 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Attend(op) => attend::launch(op, context),
         Op::Observe(op) => observe::launch(op, context),
         Op::Select(op) => select::launch(op, context),
+        Op::Refer(op) => refer::launch(op, context),
+        Op::Linear(op) => linear::launch(op, context),
+        Op::Pack(op) => pack::launch(op, context),
+        Op::Unpack(op) => unpack::launch(op, context),
+        Op::Rope(op) => rope::launch(op, context),
         Op::LinearAdd(op) => linear_add::launch(op, context),
         Op::GateUpSilu(op) => gate_up_silu::launch(op, context),
         Op::NormLinear(op) => norm_linear::launch(op, context),

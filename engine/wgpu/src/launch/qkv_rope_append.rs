@@ -1,5 +1,5 @@
 //! `qkv_rope_append`: the norm into scratch 0; q, k and v with their biases into scratch 1, 2 and 3; then head norms, rotary embedding and
-//! the cache, once for each slab of the cache.
+//! the cache, once for each slab of the cache and of the staged rows.
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::QkvRopeAppend;
@@ -60,7 +60,14 @@ pub(super) fn launch(
     let absent = Bound::Tensor(op.count);
     let kernel = kernel("qkv_rope_append", &[context.reduce()])?;
     let (heads, kv_heads) = (op.q.cols / head_dim, op.shape.kv_heads);
-    for (index, window) in context.windows(op.kv).into_iter().enumerate() {
+    let unroped = op.space == KeySpace::Unroped;
+    let cached = context.windows(op.kv).into_iter();
+    let staged = op.staged.map(|staged| context.windows(staged));
+    let staged = staged.into_iter().flatten();
+    let windows = cached
+        .map(|window| (window, false))
+        .chain(staged.map(|window| (window, true)));
+    for (index, (window, staged)) in windows.enumerate() {
         // Queries are written once, with the first slab.
         let first_head = if index == 0 { 0 } else { heads };
         let grid = [heads + 2 * kv_heads - first_head, rows, 1];
@@ -72,7 +79,8 @@ pub(super) fn launch(
             ("first_head", first_head.into()),
             ("has_q_norm", u32::from(op.q_norm.is_some()).into()),
             ("has_k_norm", u32::from(op.k_norm.is_some()).into()),
-            ("unroped", u32::from(op.space == KeySpace::Unroped).into()),
+            ("unroped", u32::from(unroped || staged).into()),
+            ("staged", u32::from(staged).into()),
             ("rope_rows", op.rope.rows.into()),
             ("q_pitch", op.q.cols.next_multiple_of(4).into()),
             ("kv_in_pitch", op.shape.width().next_multiple_of(4).into()),

@@ -1,7 +1,7 @@
 //! `select`: one workgroup a pick.
 
 use longwave_contract::BackendError;
-use longwave_contract::op::Select;
+use longwave_contract::op::{Select, Selected};
 
 use super::{Bound, Context, Dispatch, kernel, params, unsupported};
 
@@ -21,6 +21,7 @@ pub(super) fn launch(op: &Select, context: &Context<'_>) -> Result<Vec<Dispatch>
         ("capacity", op.out.cols.into()),
         ("first_slot", 0.into()),
         ("slots", u32::MAX.into()),
+        ("places", u32::from(op.yields == Selected::Tokens).into()),
     ];
     let dispatch = Dispatch {
         kernel,

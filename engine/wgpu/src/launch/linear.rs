@@ -1,0 +1,23 @@
+//! `linear`: one matrix product.
+
+use longwave_contract::BackendError;
+use longwave_contract::op::Linear;
+
+use super::matmul::{self, Matmul};
+use super::{Context, Dispatch};
+
+/// # Errors
+/// As the matrix product, and for operands that exceed a binding.
+pub(super) fn launch(op: &Linear, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let matmul = Matmul {
+        op: Linear::NAME,
+        weight: op.weight,
+        a: context.whole(Linear::NAME, "a", op.a)?,
+        bias: op.bias,
+        count: op.count,
+        y: context.whole(Linear::NAME, "out", op.out)?,
+        rows: op.out.rows,
+        add: false,
+    };
+    matmul::launch(&matmul, context)
+}

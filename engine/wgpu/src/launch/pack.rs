@@ -1,0 +1,78 @@
+//! `pack`: scales, codes and errors of all tokens, the latter into scratch 0; then each block's escapes.
+
+use longwave_contract::BackendError;
+use longwave_contract::kv::{BLOCK, ScaleRule};
+use longwave_contract::op::Pack;
+
+use super::latent::latent_params;
+use super::{Bound, Context, Dispatch, kernel, unsupported};
+
+/// Words of a token's codes that a workgroup has room for.
+const CODE_WORDS: u32 = 2048;
+/// Groups of a token's latents that it has room for.
+const GROUPS: u32 = 512;
+
+/// # Errors
+/// [`BackendError::Unsupported`] for more than 65536 bits or 512 groups of a token, for more blocks than a grid has workgroups, and for
+/// operands that exceed a binding.
+pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let (name, shape) = (Pack::NAME, op.shape);
+    let (blocks, groups) = (op.blocks.rows, shape.rank.div_ceil(shape.group));
+    let has_groups = matches!(shape.rule, ScaleRule::Symmetric | ScaleRule::MinMax);
+    if shape.code_words() > CODE_WORDS || (has_groups && groups > GROUPS) {
+        let bits = shape.code_bits;
+        let why = format!("tokens of {bits} bits in {groups} groups");
+        return Err(unsupported(name, why));
+    }
+    if blocks > context.caps.workgroups_per_axis {
+        return Err(unsupported(name, format!("{blocks} blocks")));
+    }
+    let tokens = u64::from(blocks) * u64::from(BLOCK);
+    let whole =
+        |operand, tensor| Ok::<_, BackendError>((operand, context.whole(name, operand, tensor)?));
+    let shared = [
+        ("outcomes", context.scratch(name, 0, tokens * 16)?),
+        ("blocks", Bound::Tensor(op.blocks)),
+        ("count", Bound::Tensor(op.count)),
+        whole("entries", op.entries)?,
+        whole("latents", op.latents)?,
+    ];
+    let codes = kernel("pack_codes", &[])?;
+    let grid = context.grid(name, tokens)?;
+    let given = [
+        ("blocks", blocks.into()),
+        ("x_groups", grid[0].into()),
+        ("z_pitch", shape.rank.next_multiple_of(4).into()),
+    ];
+    let more = [
+        whole("z", op.z)?,
+        whole("residual", op.residual)?,
+        ("metric", Bound::Tensor(op.metric)),
+        ("components", Bound::Tensor(op.components)),
+        ("energy", Bound::Tensor(op.energy)),
+    ];
+    let codes = Dispatch {
+        kernel: codes,
+        overrides: Vec::new(),
+        params: latent_params(codes, &shape, &given)?,
+        bindings: [&shared[..], &more[..]].concat(),
+        grid,
+        work: 32 * tokens * u64::from(shape.rank + shape.cols),
+    };
+    let escapes = kernel("pack_escapes", &[])?;
+    let gains = u32::from(shape.rule == ScaleRule::Gain);
+    let given = [("blocks", blocks.into()), ("gains", gains.into())];
+    let more = [
+        whole("staged", op.staged)?,
+        ("mean", Bound::Tensor(op.mean)),
+    ];
+    let escapes = Dispatch {
+        kernel: escapes,
+        overrides: Vec::new(),
+        params: latent_params(escapes, &shape, &given)?,
+        bindings: [&shared[..], &more[..]].concat(),
+        grid: [blocks, 1, 1],
+        work: u64::from(blocks) * u64::from(BLOCK * BLOCK + shape.escapes * shape.cols),
+    };
+    Ok(vec![codes, escapes])
+}

@@ -1,0 +1,78 @@
+//! `refer`: references of all blocks first, since later blocks refer to those of earlier ones; then the nearest for each token; then what
+//! is left of it.
+
+use longwave_contract::BackendError;
+use longwave_contract::kv::BLOCK;
+use longwave_contract::op::Refer;
+
+use super::latent::{PART, latent_params};
+use super::{Bound, Context, Dispatch, kernel, unsupported};
+
+/// Parts of rows that a workgroup writes.
+const STORERS: u32 = 64;
+/// Tokens that a workgroup measures.
+const TOKENS: u32 = 32;
+
+/// # Errors
+/// [`BackendError::Unsupported`] for more blocks than a grid has workgroups, and operands that exceed a binding.
+pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let (name, shape) = (Refer::NAME, op.shape);
+    let blocks = op.blocks.rows;
+    if blocks > context.caps.workgroups_per_axis {
+        return Err(unsupported(name, format!("{blocks} blocks")));
+    }
+    let tokens = u64::from(blocks) * u64::from(BLOCK);
+    let references = u64::from(blocks) * u64::from(shape.references_per_block());
+    let whole =
+        |operand, tensor| Ok::<_, BackendError>((operand, context.whole(name, operand, tensor)?));
+    let shared = [
+        whole("staged", op.staged)?,
+        ("blocks", Bound::Tensor(op.blocks)),
+        ("count", Bound::Tensor(op.count)),
+        whole("entries", op.entries)?,
+        ("mean", Bound::Tensor(op.mean)),
+        whole("latents", op.latents)?,
+    ];
+    let dispatch = |stem, more: &[(&'static str, Bound)], grid: [u32; 3], work: u64| {
+        let kernel = kernel(stem, &[])?;
+        let x_groups = match stem {
+            "refer_search" => None,
+            _ => Some(("x_groups", grid[0].into())),
+        };
+        let given: Vec<_> = [("blocks", blocks.into())]
+            .into_iter()
+            .chain(x_groups)
+            .collect();
+        Ok::<_, BackendError>(Dispatch {
+            kernel,
+            overrides: Vec::new(),
+            params: latent_params(kernel, &shape, &given)?,
+            bindings: [&shared[..], more].concat(),
+            grid,
+            work,
+        })
+    };
+    let mut dispatches = Vec::new();
+    let row = u64::from(shape.cols);
+    if shape.references.is_some() {
+        let parts = references * u64::from(shape.cols.div_ceil(PART));
+        let grid = context.grid(name, parts.div_ceil(u64::from(STORERS)))?;
+        dispatches.push(dispatch("refer_store", &[], grid, references * row)?);
+        // How many candidates there are is known on the device only; those of a thousand blocks are a guess.
+        let candidates = 1000 * u64::from(shape.references_per_block());
+        let grid = [BLOCK / TOKENS, blocks, 1];
+        let metric = [("metric", Bound::Tensor(op.metric))];
+        dispatches.push(dispatch(
+            "refer_search",
+            &metric,
+            grid,
+            tokens * candidates * row,
+        )?);
+    }
+    let residual = [whole("residual", op.residual)?];
+    let grid = context.grid(name, tokens)?;
+    let neighbours = u64::from(shape.references.map_or(0, |found| found.neighbours));
+    let work = tokens * row * (1 + neighbours);
+    dispatches.push(dispatch("refer_residual", &residual, grid, work)?);
+    Ok(dispatches)
+}

@@ -1,0 +1,91 @@
+// What: the tokens of each block with the largest errors as exact rows into `latents`, and its gains.
+// Contract: engine/contract/src/op/pack.rs
+// Grid: x = blocks; 128 threads, a token each and then a part of a row.
+// Shared: 1 KiB of errors, and 1 KiB of gains and chosen tokens.
+// Numerics: errors are ordered as pairs; exact rows are rounded on every device alike.
+
+const WORKGROUP: u32 = 128u;
+//:import part/latent
+//:import part/exact_store
+
+struct Params {
+    blocks: u32,
+    // Whether there are gains, and parts of 64 elements of a row.
+    gains: u32,
+    parts: u32,
+    // Always zero.
+    zero: u32,
+    // The shape of blocks.
+    cols: u32,
+    words: u32,
+    stride: u32,
+    references: u32,
+    exact_words: u32,
+    exact_f16: u32,
+    scales_at: u32,
+    escapes_at: u32,
+    escapes: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> outcomes: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> staged: array<u32>;
+@group(0) @binding(3) var<storage, read> blocks: array<BlockDesc>;
+@group(0) @binding(4) var<storage, read> count: array<u32>;
+@group(0) @binding(5) var<storage, read> entries: array<u32>;
+@group(0) @binding(6) var<storage, read> mean: array<f32>;
+@group(0) @binding(7) var<storage, read_write> latents: array<u32>;
+
+// By token, and the coded tokens' gains by their place.
+var<workgroup> errors: array<vec2<f32>, WORKGROUP>;
+var<workgroup> gains: array<u32, WORKGROUP>;
+var<workgroup> chosen: array<u32, WORKGROUP>;
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if group.x >= min(count[0], params.blocks) {
+        return;
+    }
+    let block = blocks[group.x];
+    let record = record_base(block.blocks, block.index);
+    let coded = !is_reference(thread);
+    let outcome = outcomes[group.x * BLOCK + thread];
+    errors[thread] = outcome.xy;
+    gains[thread] = 0u;
+    chosen[thread] = 0xffffffffu;
+    workgroupBarrier();
+    if coded {
+        gains[coded_index(thread)] = bitcast<u32>(outcome.z);
+        var worse = 0u;
+        for (var other = 0u; other < BLOCK; other++) {
+            let found = errors[other];
+            let larger = found.x > outcome.x || (found.x == outcome.x && found.y > outcome.y);
+            let equal = found.x == outcome.x && found.y == outcome.y;
+            worse += u32(!is_reference(other) && (larger || (equal && other < thread)));
+        }
+        chosen[worse] = thread;
+    }
+    workgroupBarrier();
+    if params.gains != 0u {
+        let all = BLOCK - params.references;
+        if 2u * thread < all {
+            latents[record + params.scales_at + thread] = gains[2u * thread] | (gains[2u * thread + 1u] << 16u);
+        }
+    }
+    let first = record + params.escapes_at;
+    if thread < params.escapes {
+        latents[first + thread] = chosen[thread];
+    }
+    for (var i = thread; i < params.escapes * params.parts; i += WORKGROUP) {
+        let lane = chosen[i / params.parts];
+        if lane != 0xffffffffu {
+            let base = first + params.escapes + i / params.parts * params.exact_words;
+            store_exact(block.source + lane, base, i % params.parts);
+        }
+    }
+    // Rows without a token, and what fills up the record.
+    let used = params.escapes + min(params.escapes, BLOCK - params.references) * params.exact_words;
+    for (var word = params.escapes_at + used + thread; word < params.words; word += WORKGROUP) {
+        latents[record + word] = 0u;
+    }
+}
