@@ -1,48 +1,16 @@
 //! Rung 4: the program, as users and other programs call it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use longwave_tests::adapter;
 use longwave_tests::golden::Golden;
 use longwave_tests::model::{MODELS, TestModel};
+use longwave_tests::program::{call, json};
 use longwave_tests::trial;
-use serde_json::Value;
 
 const TOLERANCE: f32 = 0.05;
-
-/// The program beside this test, which `tests/run` builds.
-fn program() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .context("the test lies in no build folder")?;
-    let program = folder.join(format!("longwave{}", std::env::consts::EXE_SUFFIX));
-    ensure!(
-        program.is_file(),
-        "{} is not there: run `cargo build --release -p longwave` first",
-        program.display()
-    );
-    Ok(program)
-}
-
-fn call(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(program()?).args(arguments).output()?)
-}
-
-fn json(arguments: &[&str]) -> Result<Value> {
-    let output = call(arguments)?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).with_context(|| {
-        format!(
-            "{arguments:?}: {:?}",
-            String::from_utf8_lossy(&output.stdout)
-        )
-    })
-}
 
 fn ids(tokens: &[u32]) -> String {
     tokens
@@ -160,80 +128,6 @@ fn answer(path: PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Dense attention is no distance from itself, a small budget is some, and both come with their bytes.
-fn comparison(path: PathBuf) -> Result<()> {
-    let file = path.to_str().context("the model's path is not UTF-8")?;
-    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/ARCHITECTURE.md");
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("eval.json");
-    let output = output.to_str().context("the temporary path is not UTF-8")?;
-    let mut arguments = vec![
-        "eval",
-        "-m",
-        file,
-        "--backend",
-        "cpu",
-        "--text",
-        text,
-        "-o",
-        output,
-        "--json",
-    ];
-    arguments.extend([
-        "--kv",
-        "dense",
-        "--kv",
-        "omnikv:keep=20,recent=16",
-        "--suite",
-        "kld",
-    ]);
-    arguments.extend(["--context", "200", "--predict", "24", "--samples", "2"]);
-    let found = json(&arguments)?;
-    let written: Value = serde_json::from_slice(&std::fs::read(output)?)?;
-    ensure!(found == written, "the file holds something else");
-    let figure = |policy: usize, key: &str| {
-        let value = found["policies"][policy][key].as_f64();
-        value.with_context(|| format!("no {key} of policy {policy}"))
-    };
-    ensure!(
-        figure(0, "kld_mean")? == 0.0 && figure(0, "top1")? == 1.0,
-        "{found}"
-    );
-    ensure!(figure(0, "ppl")? == figure(0, "ppl_dense")?, "{found}");
-    let distance = figure(1, "kld_mean")?;
-    ensure!(
-        distance > 0.001 && distance < 1.0 && figure(1, "kld_p99")? >= distance,
-        "{found}"
-    );
-    for policy in [0, 1] {
-        // Nothing is compressed.
-        ensure!(figure(policy, "history_ratio")? == 1.0, "{found}");
-        ensure!(figure(policy, "kv_ratio")? == 1.0, "{found}");
-    }
-    let short = [
-        "eval",
-        "-m",
-        file,
-        "--backend",
-        "cpu",
-        "--text",
-        text,
-        "--kv",
-        "dense",
-        "--context",
-        "8000",
-        "--predict",
-        "190",
-    ];
-    let output = call(&short)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        !output.status.success() && errors.contains("8190"),
-        "{errors}"
-    );
-    Ok(())
-}
-
 /// Bad input: one clear line, a non-zero exit code, no panic.
 fn refusals(path: PathBuf) -> Result<()> {
     let file = path.to_str().context("the model's path is not UTF-8")?;
@@ -332,6 +226,99 @@ fn refusals(path: PathBuf) -> Result<()> {
     Ok(())
 }
 
+/// A codec is calibrated, used and measured; it is small, near dense attention, and refused where it does not belong.
+fn compression(path: PathBuf) -> Result<()> {
+    let model = path.to_str().context("the model's path is not UTF-8")?;
+    let folder = tempfile::tempdir()?;
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/ARCHITECTURE.md");
+    let codec = place("a.codec");
+    let common = ["-m", model, "--backend", "cpu"];
+    let run = |first: &[&str], rest: &[&str]| json(&[first, &common, rest].concat());
+    let found = run(
+        &["calibrate"],
+        &[
+            "--text", text, "--tokens", "2048", "--window", "1024", "--bytes", "0.22", "-o",
+            &codec, "--json",
+        ],
+    )?;
+    let bytes = found["bytes"].as_f64().context("no bytes")?;
+    ensure!(bytes <= 0.22 && bytes > 0.2, "{bytes} of the bytes");
+    ensure!(
+        found["layers"]
+            .as_array()
+            .is_some_and(|layers| layers.len() == 30)
+    );
+
+    let policy = |settings: &str| format!("deltakv:codec={codec},{settings}");
+    let (all, few) = (policy("keep=all"), policy("keep=64"));
+    let found = run(
+        &["eval"],
+        &[
+            "--kv",
+            "q4",
+            "--kv",
+            &all,
+            "--kv",
+            &few,
+            "--text",
+            other,
+            "--context",
+            "512",
+            "--predict",
+            "8",
+            "--json",
+        ],
+    )?;
+    let figure = |index: usize, name: &str| {
+        found["policies"][index][name]
+            .as_f64()
+            .with_context(|| format!("no {name}"))
+    };
+    for (index, share, limit) in [(0, 0.282, 0.05), (1, 0.221, 0.05), (2, 0.221, 1.0)] {
+        ensure!(figure(index, "history_ratio")? <= share, "{found}");
+        ensure!(figure(index, "kld_mean")? <= limit, "{found}");
+    }
+    ensure!(
+        figure(2, "kld_mean")? > figure(1, "kld_mean")?,
+        "choosing costs nothing: {found}"
+    );
+
+    let prompt = "once upon a time there was a king who ".repeat(40);
+    let found = run(
+        &["run"],
+        &[
+            "--kv",
+            &few,
+            "--raw",
+            &prompt,
+            "--greedy",
+            "--max-tokens",
+            "3",
+            "--json",
+        ],
+    )?;
+    ensure!(found["compressed_tokens"].as_u64() >= Some(128), "{found}");
+    ensure!(found["codec_bytes"].as_u64() > Some(1 << 20), "{found}");
+    ensure!(found["kv_ratio"].as_f64() < Some(0.9), "{found}");
+
+    std::fs::write(place("b.codec"), "no codec")?;
+    let damaged = format!("deltakv:codec={}", place("b.codec"));
+    let far = format!("{few},full=0+99");
+    for (kv, expected) in [
+        (damaged.as_str(), "b.codec"),
+        ("deltakv:codec=/no/such.codec", "is not there"),
+        (&far, "layer 99"),
+    ] {
+        let output = call(&["run", "-m", model, "--backend", "cpu", "--kv", kv, "x"])?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "{kv} was taken");
+        ensure!(errors.contains(expected), "{kv}: {errors}");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     let smallest = MODELS[0].fetch();
@@ -356,9 +343,9 @@ fn main() -> ExitCode {
         answer,
     ));
     trials.push(trial::with(
-        "policies are compared",
+        "a codec from calibration to use",
         smallest.clone(),
-        comparison,
+        compression,
     ));
     trials.push(trial::with("bad input is refused", smallest, refusals));
     trial::run(trials)

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use longwave_runtime::sample::SamplingParams;
 
 use crate::backend::BackendName;
+use crate::calibrate::CalibrateArguments;
 use crate::chat::ChatArguments;
 use crate::devices::DevicesArguments;
 use crate::eval::EvalArguments;
@@ -44,6 +45,8 @@ pub enum Command {
     Logits(LogitsArguments),
     /// Find the first op at which two backends disagree
     Trace(TraceArguments),
+    /// Fit a codec to a model, for the policy deltakv
+    Calibrate(CalibrateArguments),
     /// Compare policies with dense attention on the same text
     Eval(EvalArguments),
 }
@@ -79,9 +82,13 @@ pub struct EngineArguments {
     /// Tokens of a prompt that are taken in at a time
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: u32,
-    /// What the cache keeps and attention reads: dense or omnikv[:keep=N|all,sink=N,recent=N,full=A+B+...]
+    /// What the cache keeps and attention reads: dense, q8, q4, omnikv or deltakv, with settings after a colon
+    /// (keep=N|all,sink=N,recent=N,full=A+B+...; for deltakv also codec=FILE and full_kv=f16|q8|q4|codec)
     #[arg(long, default_value_t, value_name = "POLICY")]
     pub kv: KvPolicy,
+    /// A text on which deltakv calibrates where it is given no codec; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub text: Vec<std::path::PathBuf>,
 }
 
 /// A switch.
@@ -281,7 +288,7 @@ mod tests {
             kind("longwave run hello --greedy --temperature 1"),
             ErrorKind::ArgumentConflict
         );
-        for line in ["--kv deltakv", "--kv omnikv:keep=0"] {
+        for line in ["--kv deltakw", "--kv omnikv:keep=0"] {
             let line = format!("longwave run hello {line}");
             assert_eq!(kind(&line), ErrorKind::ValueValidation, "{line}");
         }

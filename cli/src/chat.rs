@@ -123,7 +123,13 @@ impl ChatArguments {
             chunk: self.engine.chunk,
             ..EngineOptions::single(context)
         };
-        let engine = opened.engine(&choice.open(notes)?, &self.engine.kv, options, notes)?;
+        let engine = opened.engine(
+            &choice.open(notes)?,
+            &self.engine.kv,
+            &self.engine.text,
+            options,
+            notes,
+        )?;
         let mut chat = Chat {
             notes,
             conversation,

@@ -1,14 +1,15 @@
 //! `--kv`: what the cache keeps, and what attention reads of it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use longwave_runtime::policy::{Budget, Dense, OmniKv, Policy};
+use anyhow::{Context, Result, ensure};
+use longwave_runtime::policy::{Budget, OmniKv};
 
 /// The forms that `--kv` takes, for help and errors.
-pub const FORMS: &str = "dense or omnikv[:keep=N|all,sink=N,recent=N,full=A+B+...]";
+pub const FORMS: &str = "dense, q8[:sink=N,recent=N], q4[...], omnikv[:keep=N|all,sink=N,recent=N,full=A+B+...] or \
+     deltakv[:codec=FILE,full_kv=f16|q8|q4|codec, and as omnikv]";
 
 /// A policy with its numbers, as `--kv` names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,13 @@ pub enum KvPolicy {
     /// Everything is kept and read, exactly.
     #[default]
     Dense,
+    /// Everything is kept in 8 or 4 bits, and read.
+    Quantised {
+        /// Bits of a value.
+        bits: u32,
+        /// What stays exact.
+        budget: Budget,
+    },
     /// Everything is kept; most layers of a decode step read what a few others choose.
     OmniKv {
         /// How much they read.
@@ -23,30 +31,111 @@ pub enum KvPolicy {
         /// The layers that read everything, where they are named.
         full: Option<Vec<u32>>,
     },
+    /// Old tokens are compressed; most layers restore what a few others choose.
+    DeltaKv {
+        /// How much they read, and what stays exact.
+        budget: Budget,
+        /// The layers that read everything, where they are named.
+        full: Option<Vec<u32>>,
+        /// The codec's file; without one, a codec is calibrated.
+        codec: Option<PathBuf>,
+        /// How the layers that read everything store it.
+        full_kv: FullKv,
+    },
+}
+
+/// How layers that read everything store their tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FullKv {
+    /// Raw rows.
+    F16,
+    /// 8 bits.
+    Q8,
+    /// 4 bits.
+    Q4,
+    /// As the other layers.
+    #[default]
+    Codec,
+}
+
+impl FullKv {
+    const ALL: [(FullKv, &'static str); 4] = [
+        (FullKv::F16, "f16"),
+        (FullKv::Q8, "q8"),
+        (FullKv::Q4, "q4"),
+        (FullKv::Codec, "codec"),
+    ];
+
+    fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(kind, _)| *kind == self);
+        found.map_or("codec", |(_, name)| name)
+    }
 }
 
 impl KvPolicy {
-    /// The policy for a model of so many layers.
+    /// Whether the policy fits a model of so many layers, as far as that can be said before the model is loaded.
     ///
     /// # Errors
-    /// A layer does not exist, or the first is not full.
-    pub fn policy(&self, layers: u32) -> Result<Arc<dyn Policy>> {
-        Ok(match self {
-            KvPolicy::Dense => Arc::new(Dense),
-            KvPolicy::OmniKv { budget, full } => Arc::new(
-                OmniKv::new(layers, full.as_deref(), *budget)
-                    .with_context(|| format!("--kv {self}"))?,
-            ),
-        })
+    /// A layer does not exist, the first is not full, or the codec's file is not there.
+    pub fn check(&self, layers: u32) -> Result<()> {
+        if let KvPolicy::OmniKv { budget, full } | KvPolicy::DeltaKv { budget, full, .. } = self {
+            OmniKv::new(layers, full.as_deref(), *budget)
+                .with_context(|| format!("--kv {self}"))?;
+        }
+        if let KvPolicy::DeltaKv {
+            codec: Some(path), ..
+        } = self
+        {
+            ensure!(
+                path.is_file(),
+                "--kv {self}: {} is not there",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Thousandths of a dense cache's bytes that this is expected to take, so that a model's loading leaves room.
+    pub fn permille(&self) -> u32 {
+        match self {
+            KvPolicy::Dense | KvPolicy::OmniKv { .. } => 1000,
+            KvPolicy::Quantised { bits: 8, .. } => 560,
+            KvPolicy::Quantised { .. } => 310,
+            KvPolicy::DeltaKv { full_kv, .. } => match full_kv {
+                FullKv::F16 => 450,
+                _ => 350,
+            },
+        }
     }
 }
 
 impl fmt::Display for KvPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let KvPolicy::OmniKv { budget, full } = self else {
-            return f.write_str("dense");
+        let (budget, full) = match self {
+            KvPolicy::Dense => return f.write_str("dense"),
+            KvPolicy::Quantised { bits, budget } => {
+                return write!(f, "q{bits}:sink={},recent={}", budget.sink, budget.recent);
+            }
+            KvPolicy::OmniKv { budget, full } => {
+                write!(f, "omnikv:")?;
+                (budget, full)
+            }
+            KvPolicy::DeltaKv {
+                budget,
+                full,
+                codec,
+                full_kv,
+            } => {
+                write!(f, "deltakv:")?;
+                if let Some(path) = codec {
+                    write!(f, "codec={},", path.display())?;
+                }
+                if *full_kv != FullKv::default() {
+                    write!(f, "full_kv={},", full_kv.name())?;
+                }
+                (budget, full)
+            }
         };
-        write!(f, "omnikv:")?;
         match budget.keep {
             u32::MAX => write!(f, "keep=all")?,
             keep => write!(f, "keep={keep}")?,
@@ -65,40 +154,80 @@ impl FromStr for KvPolicy {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, settings) = text.split_once(':').unwrap_or((text, ""));
-        match name {
-            "dense" if settings.is_empty() => Ok(KvPolicy::Dense),
-            "dense" => Err(format!("`dense` has no settings, found `{settings}`")),
-            "omnikv" => omnikv(settings),
-            _ => Err(format!("there is no policy `{name}`; expected {FORMS}")),
-        }
+        let keys: &[&str] = match name {
+            "dense" if settings.is_empty() => return Ok(KvPolicy::Dense),
+            "dense" => return Err(format!("`dense` has no settings, found `{settings}`")),
+            "q8" | "q4" => &["sink", "recent"],
+            "omnikv" => &["keep", "sink", "recent", "full"],
+            "deltakv" => &["keep", "sink", "recent", "full", "codec", "full_kv"],
+            _ => return Err(format!("there is no policy `{name}`; expected {FORMS}")),
+        };
+        let Settings {
+            budget,
+            full,
+            codec,
+            full_kv,
+        } = Settings::read(name, settings, keys)?;
+        Ok(match name {
+            "q8" => KvPolicy::Quantised { bits: 8, budget },
+            "q4" => KvPolicy::Quantised { bits: 4, budget },
+            "omnikv" => KvPolicy::OmniKv { budget, full },
+            _ => KvPolicy::DeltaKv {
+                budget,
+                full,
+                codec,
+                full_kv,
+            },
+        })
     }
 }
 
-fn omnikv(settings: &str) -> Result<KvPolicy, String> {
-    let (mut budget, mut full) = (Budget::default(), None);
-    let mut seen = Vec::new();
-    for setting in settings.split(',').filter(|setting| !setting.is_empty()) {
-        let (key, value) = setting
-            .split_once('=')
-            .ok_or_else(|| format!("`{setting}` is not KEY=VALUE"))?;
-        if seen.contains(&key) {
-            return Err(format!("`{key}` is given twice"));
-        }
-        seen.push(key);
-        match key {
-            "keep" if value == "all" => budget.keep = u32::MAX,
-            "keep" => budget.keep = number(key, value, 1)?,
-            "sink" => budget.sink = number(key, value, 0)?,
-            // The token at hand is one of them.
-            "recent" => budget.recent = number(key, value, 1)?,
-            "full" => {
-                let layers = value.split('+').map(|layer| number(key, layer, 0));
-                full = Some(layers.collect::<Result<Vec<_>, _>>()?);
+/// What may stand after a policy's name.
+#[derive(Default)]
+struct Settings {
+    budget: Budget,
+    full: Option<Vec<u32>>,
+    codec: Option<PathBuf>,
+    full_kv: FullKv,
+}
+
+impl Settings {
+    fn read(name: &str, text: &str, keys: &[&str]) -> Result<Self, String> {
+        let mut found = Settings::default();
+        let mut seen = Vec::new();
+        for setting in text.split(',').filter(|setting| !setting.is_empty()) {
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| format!("`{setting}` is not KEY=VALUE"))?;
+            if seen.contains(&key) {
+                return Err(format!("`{key}` is given twice"));
             }
-            _ => return Err(format!("omnikv has no setting `{key}`; expected {FORMS}")),
+            seen.push(key);
+            let budget = &mut found.budget;
+            match key {
+                _ if !keys.contains(&key) => {
+                    return Err(format!("{name} has no setting `{key}`; expected {FORMS}"));
+                }
+                "keep" if value == "all" => budget.keep = u32::MAX,
+                "keep" => budget.keep = number(key, value, 1)?,
+                "sink" => budget.sink = number(key, value, 0)?,
+                // The token at hand is one of them.
+                "recent" => budget.recent = number(key, value, 1)?,
+                "full" => {
+                    let layers = value.split('+').map(|layer| number(key, layer, 0));
+                    found.full = Some(layers.collect::<Result<Vec<_>, _>>()?);
+                }
+                "codec" => found.codec = Some(PathBuf::from(value)),
+                _ => {
+                    let kind = FullKv::ALL.iter().find(|(_, name)| *name == value);
+                    found.full_kv = kind.map(|(kind, _)| *kind).ok_or_else(|| {
+                        format!("{key} is `{value}`, expected f16, q8, q4 or codec")
+                    })?;
+                }
+            }
         }
+        Ok(found)
     }
-    Ok(KvPolicy::OmniKv { budget, full })
 }
 
 fn number(key: &str, value: &str, least: u32) -> Result<u32, String> {
@@ -112,11 +241,18 @@ mod tests {
 
     #[test]
     fn forms_are_read_and_written_alike() {
-        let text = "omnikv:keep=512,sink=4,recent=64,full=0+2";
-        let policy: KvPolicy = text.parse().expect("it is a policy");
-        assert_eq!(policy.to_string(), text);
+        for text in [
+            "omnikv:keep=512,sink=4,recent=64,full=0+2",
+            "q8:sink=4,recent=64",
+            "deltakv:codec=a.codec,full_kv=q4,keep=all,sink=8,recent=128,full=0+3",
+        ] {
+            let policy: KvPolicy = text.parse().expect("it is a policy");
+            assert_eq!(policy.to_string(), text);
+        }
         let plain: KvPolicy = "omnikv".parse().expect("it is a policy");
         assert_eq!(plain.to_string(), "omnikv:keep=2048,sink=8,recent=128");
+        let plain: KvPolicy = "deltakv".parse().expect("it is a policy");
+        assert_eq!(plain.to_string(), "deltakv:keep=2048,sink=8,recent=128");
         let all: KvPolicy = "omnikv:keep=all".parse().expect("it is a policy");
         assert_eq!(all.to_string().parse(), Ok(all));
         assert_eq!("dense".parse(), Ok(KvPolicy::Dense));
@@ -128,6 +264,7 @@ mod tests {
             ("nonsense", "nonsense"),
             ("", "expected dense"),
             ("dense:keep=1", "keep=1"),
+            ("q4:keep=1", "keep"),
             ("omnikv:keep", "`keep` is not"),
             ("omnikv:keep=0", "keep is `0`"),
             ("omnikv:keep=-1", "keep is `-1`"),
@@ -136,16 +273,17 @@ mod tests {
             ("omnikv:full=0++2", "full is ``"),
             ("omnikv:keep=1,keep=2", "twice"),
             ("omnikv:codec=x", "codec"),
+            ("deltakv:full_kv=q5", "full_kv is `q5`"),
         ] {
             let error = text.parse::<KvPolicy>().expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
         }
-        let error = "omnikv:full=1"
-            .parse::<KvPolicy>()
-            .expect("layers are checked against the model")
-            .policy(4)
-            .err()
-            .map(|error| format!("{error:#}"));
-        assert!(error.is_some_and(|error| error.contains("layer 0")));
+        let check = |text: &str| {
+            let policy = text.parse::<KvPolicy>().expect("it is read");
+            let error = policy.check(4).err();
+            error.map(|error| format!("{error:#}")).unwrap_or_default()
+        };
+        assert!(check("omnikv:full=1").contains("layer 0"));
+        assert!(check("deltakv:codec=no.such").contains("no.such is not there"));
     }
 }

@@ -62,7 +62,8 @@ impl LogitsArguments {
             chunk: self.chunk,
             ..EngineOptions::single(context)
         };
-        let mut engine = opened.engine(&choice.open(notes)?, &KvPolicy::Dense, options, notes)?;
+        let mut engine =
+            opened.engine(&choice.open(notes)?, &KvPolicy::Dense, &[], options, notes)?;
         let sequence = engine.start();
         let logits = engine.prefill(sequence, tokens, &mut |_| ())?;
         let report = Report::new(&logits, self.top)?;

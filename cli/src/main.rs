@@ -7,7 +7,9 @@
 
 mod args;
 mod backend;
+mod calibrate;
 mod chat;
+mod codecs;
 mod context;
 mod devices;
 mod eval;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => arguments.execute(&notes),
         Command::Logits(arguments) => arguments.execute(&notes),
         Command::Trace(arguments) => arguments.execute(&notes),
+        Command::Calibrate(arguments) => arguments.execute(&notes),
         Command::Eval(arguments) => arguments.execute(&notes),
     };
     match result {

@@ -11,6 +11,7 @@ use longwave_runtime::hub::{self, LocalModel, ModelReference, ResolveOptions};
 use longwave_runtime::model::{Model, ModelSource};
 
 use crate::args::ModelArguments;
+use crate::codecs::Policies;
 use crate::kv::KvPolicy;
 use crate::output::Notes;
 use crate::progress::{FetchProgress, byte_bar};
@@ -90,13 +91,16 @@ impl Opened {
         &self,
         backend: &Arc<dyn Backend>,
         kv: &KvPolicy,
+        texts: &[PathBuf],
         mut options: EngineOptions,
         notes: &Notes,
     ) -> Result<Engine> {
         // A chunk beyond the context would only waste memory.
         options.chunk = options.chunk.min(options.context);
-        let policy = kv.policy(self.source.config().layers)?;
+        kv.check(self.source.config().layers)?;
+        options.cache_permille = kv.permille();
         let model = self.load(backend, &options, notes)?;
+        let policy = Policies::new(backend, &model, self, texts, notes).policy(kv)?;
         Engine::new(Arc::clone(backend), model, policy, options)
             .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))
     }

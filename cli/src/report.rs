@@ -96,6 +96,10 @@ pub struct RunReport {
     pub kv_bytes_dense: u64,
     /// The first over the second.
     pub kv_ratio: f64,
+    /// Tokens that are in blocks, of policies that compress.
+    pub compressed_tokens: u32,
+    /// Bytes of codecs' parameters, which all sequences share.
+    pub codec_bytes: u64,
     /// Bytes on the device: weights, cache, working memory.
     pub device_bytes: u64,
 }
@@ -132,6 +136,8 @@ impl RunReport {
             kv_bytes: summary.kv_bytes,
             kv_bytes_dense,
             kv_ratio: share(summary.kv_bytes, kv_bytes_dense),
+            compressed_tokens: session.compressed_tokens()?,
+            codec_bytes: engine.codec_bytes(),
             device_bytes: engine.backend().allocated(),
             tokens: summary.tokens,
             text: summary.text,
@@ -155,7 +161,15 @@ impl RunReport {
         if let Some(finish) = self.finish {
             let _ = write!(output, ", finished by {finish}");
         }
-        let share = format!("{:.1} % of dense", self.kv_ratio * 100.0);
+        let mut share = format!("{:.1} % of dense", self.kv_ratio * 100.0);
+        if self.compressed_tokens > 0 {
+            let tokens = count(self.compressed_tokens as usize, "token");
+            let _ = write!(
+                share,
+                ", {tokens} compressed, codec {}",
+                bytes(self.codec_bytes)
+            );
+        }
         block(&[
             ("device", format!("{} ({})", self.device, self.backend)),
             ("prompt", prompt),
@@ -241,6 +255,8 @@ mod tests {
             kv_bytes: 1_474_560,
             kv_bytes_dense: 2_949_120,
             kv_ratio: 0.5,
+            compressed_tokens: 0,
+            codec_bytes: 0,
             device_bytes: 100 << 20,
         }
     }

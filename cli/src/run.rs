@@ -96,7 +96,13 @@ impl RunArguments {
             chunk: self.engine.chunk,
             ..EngineOptions::single(context)
         };
-        let engine = opened.engine(&choice.open(notes)?, &self.engine.kv, options, notes)?;
+        let engine = opened.engine(
+            &choice.open(notes)?,
+            &self.engine.kv,
+            &self.engine.text,
+            options,
+            notes,
+        )?;
         let mut session = Session::new(engine, tokenizer);
         let seed = sampling.seed;
         let options = GenerateOptions {

@@ -106,10 +106,15 @@ impl TraceArguments {
             chunk: context,
             ..EngineOptions::single(context)
         };
-        let mut left =
-            Side::new(opened.engine(&reference.open(notes)?, &self.kv, options.clone(), notes)?);
+        let mut left = Side::new(opened.engine(
+            &reference.open(notes)?,
+            &self.kv,
+            &[],
+            options.clone(),
+            notes,
+        )?);
         let mut right =
-            Side::new(opened.engine(&subject.open(notes)?, &self.kv, options, notes)?);
+            Side::new(opened.engine(&subject.open(notes)?, &self.kv, &[], options, notes)?);
         let (prompt, last) = tokens.split_at(tokens.len().saturating_sub(1));
         let (mut steps, mut diverged) = (Vec::new(), false);
         for step in [prompt, last].into_iter().filter(|step| !step.is_empty()) {

@@ -1,6 +1,7 @@
 //! Rungs 3 and 4 without a download: small models of every architecture and rotary scaling, written as Hugging Face directories, against
 //! a forward pass in f64 that shares nothing with the engine.
 
+mod compress;
 mod directory;
 mod reference;
 
@@ -149,6 +150,7 @@ fn together(backend: &Arc<dyn Backend>) -> Result<()> {
         chunk: 64,
         sequences: 2,
         engines: 1,
+        cache_permille: 1000,
     };
     let policy = policy(&spec, Some(&sparse))?;
     let mut engine = model::engine_with(backend, directory.path(), policy, options)?;
@@ -413,6 +415,35 @@ fn main() -> ExitCode {
         let name = format!("two sequences with omnikv on {backend}");
         trials.push(trial::with(name, subject, |subject| together(&subject)));
     }
+    let biased = Spec {
+        architecture: "qwen2",
+        bias: true,
+        ..Spec::default()
+    };
+    let normed = Spec {
+        architecture: "qwen3",
+        head_norm: true,
+        ..Spec::default()
+    };
+    for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+        for spec in [Spec::default(), biased.clone(), normed.clone()] {
+            let name = format!("identity codec of {} on {backend}", spec.architecture);
+            trials.push(trial::with(name, subject.clone(), move |subject| {
+                compress::identity_is_dense(&subject, &spec)
+            }));
+        }
+        let name = format!("limits of compression on {backend}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            compress::limits(&subject, &Spec::default())
+        }));
+        let name = format!("two compressed sequences on {backend}");
+        trials.push(trial::with(name, subject, |subject| {
+            compress::company(&subject, &Spec::default())
+        }));
+    }
+    trials.push(trial::with("codec files", Ok(()), |()| {
+        compress::codec_files()
+    }));
     trials.push(trial::with(
         "a context beyond the rotary table is refused",
         Ok(()),

@@ -131,6 +131,14 @@ impl Session {
         Ok(&self.engine.sequence(self.sequence)?.tokens)
     }
 
+    /// Tokens that lie in blocks.
+    ///
+    /// # Errors
+    /// As [`Session::tokens`].
+    pub fn compressed_tokens(&self) -> Result<u32, Error> {
+        Ok(self.engine.sequence(self.sequence)?.compressed())
+    }
+
     /// Takes a prompt in and returns the logits after its last token. Whatever beginning of it is in the cache is not computed again.
     ///
     /// # Errors
@@ -150,7 +158,7 @@ impl Session {
             .zip(&prompt[..last])
             .take_while(|(a, b)| a == b)
             .count();
-        self.engine.truncate(self.sequence, shared as u32)?;
+        let shared = self.engine.truncate(self.sequence, shared as u32)? as usize;
         let logits = self
             .engine
             .prefill(self.sequence, &prompt[shared..], &mut |done| {

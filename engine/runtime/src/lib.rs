@@ -10,7 +10,7 @@
 //! | [`policy`] | what each query may read, and what is kept |
 //! | [`engine`] | steps of some sequences through one model on one backend |
 //! | [`sample`], [`generate`] | choosing tokens, and streams of text |
-//! | [`eval`] | how far a policy is from dense attention |
+//! | [`eval`] | how far a policy is from dense attention: divergence, perplexity, questions about long contexts |
 //!
 //! **Architecture invariant:** this crate knows no backend; it sees [`longwave_contract::Backend`] only.
 //!
@@ -46,6 +46,8 @@
 //! }
 //! ```
 
+pub mod calibrate;
+pub mod codec;
 pub mod engine;
 mod error;
 pub mod eval;
@@ -55,6 +57,7 @@ pub mod hub;
 pub mod kv;
 pub mod model;
 pub mod policy;
+mod random;
 pub mod sample;
 pub mod text;
 

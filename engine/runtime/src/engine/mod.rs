@@ -3,21 +3,28 @@
 //! A step takes some rows of some sequences through the model: chunks of prompts and single decoded tokens alike. What it does is
 //! recorded once per bucket of rows and context, and replayed; tokens, positions, slots and views go to the device as tables.
 
+mod buffers;
+mod layers;
 mod plans;
+mod step;
 mod tables;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use longwave_contract::kv::PAGE;
-use longwave_contract::{Allocation, Backend, BufferDesc, DType, Recording, Tensor};
+use longwave_contract::kv::{BLOCK, PAGE};
+use longwave_contract::{Allocation, Backend, Recording};
 
+use crate::codec::Placed;
 use crate::error::Error;
-use crate::kv::{KvPool, Sequence, SequenceId};
-use crate::model::{ChoiceTensors, Model, ModelConfig, StepTensors};
-use crate::policy::{Budget, Policy, Retention};
-use plans::{Bucket, Plans};
+use crate::kv::{KvPool, PoolSize, Sequence, SequenceId};
+use crate::model::{Model, ModelConfig};
+use crate::policy::{Budget, Policy, Role};
+use buffers::{Activations, Choice, Layered};
+pub(crate) use layers::Probe;
+use layers::Probing;
+use plans::Plans;
 use tables::Tables;
 
 /// What an engine is made for.
@@ -33,6 +40,8 @@ pub struct EngineOptions {
     pub sequences: u32,
     /// Engines of this kind that will share the model: loading leaves room for all of them.
     pub engines: u32,
+    /// Thousandths of a dense cache's bytes that the cache is expected to take; below 1,000 for policies that compress.
+    pub cache_permille: u32,
 }
 
 impl EngineOptions {
@@ -44,6 +53,7 @@ impl EngineOptions {
             chunk: 512,
             sequences: 1,
             engines: 1,
+            cache_permille: 1000,
         }
     }
 
@@ -52,6 +62,8 @@ impl EngineOptions {
         u64::from(self.cache_tokens.div_ceil(PAGE).max(1))
             * u64::from(PAGE)
             * config.dense_bytes_per_token()
+            * u64::from(self.cache_permille)
+            / 1000
     }
 
     /// Bytes that the engine will allocate for activations, logits and tables.
@@ -64,7 +76,12 @@ impl EngineOptions {
         };
         let choice = Choice::descs(self, most);
         let buffers = activations.iter().chain(&choice);
-        buffers.map(|desc| desc.bytes).sum::<u64>() + tables::Layout::new(self).bytes
+        let layered = match self.cache_permille {
+            1000 => 0,
+            _ => Layered::bytes(self, config),
+        };
+        let raw = (self.cache_permille != 1000).then_some(2 * BLOCK);
+        buffers.map(|desc| desc.bytes).sum::<u64>() + tables::Layout::new(self, raw).bytes + layered
     }
 }
 
@@ -79,76 +96,6 @@ pub struct Feed<'a> {
     pub logits: bool,
 }
 
-/// The buffers that ops work in, each with room for a full step.
-struct Activations {
-    buffers: Vec<Allocation>,
-}
-
-impl Activations {
-    fn descs(options: &EngineOptions, config: &ModelConfig) -> [BufferDesc; 5] {
-        let desc = |label: &str, rows, cols| BufferDesc::of(label, DType::F32, rows, cols);
-        [
-            desc("residual stream", options.chunk, config.width),
-            desc("queries", options.chunk, config.q_width()),
-            desc("attended", options.chunk, config.q_width()),
-            desc("feed-forward", options.chunk, config.inner),
-            desc("logits", options.sequences, config.vocabulary),
-        ]
-    }
-
-    fn tensor(&self, index: usize, rows: u32, cols: u32) -> Tensor {
-        Tensor::new(self.buffers[index].id(), DType::F32, rows, cols)
-    }
-}
-
-/// The buffers in which a policy's layers choose what others read.
-struct Choice {
-    scores: Allocation,
-    entries: Allocation,
-    /// Tokens that are chosen for a sequence at most.
-    tokens: u32,
-}
-
-impl Choice {
-    /// Scores of every token, and as many entries as the budget has, for each sequence.
-    fn descs(options: &EngineOptions, budget: Budget) -> [BufferDesc; 2] {
-        let tokens = budget.tokens().min(options.context);
-        [
-            BufferDesc::of("scores", DType::F32, options.sequences, options.context),
-            BufferDesc::of("chosen entries", DType::U32, options.sequences, tokens),
-        ]
-    }
-
-    fn new(
-        backend: &Arc<dyn Backend>,
-        options: &EngineOptions,
-        budget: Budget,
-    ) -> Result<Self, Error> {
-        let [scores, entries] = Choice::descs(options, budget);
-        Ok(Choice {
-            scores: Allocation::new(backend, &scores)?,
-            entries: Allocation::new(backend, &entries)?,
-            tokens: budget.tokens().min(options.context),
-        })
-    }
-
-    /// From one sequence's entries to the next's.
-    fn pitch(&self) -> u32 {
-        self.tokens.next_multiple_of(4)
-    }
-
-    fn tensors(&self, bucket: Bucket, layout: &tables::Layout) -> ChoiceTensors {
-        let picks = layout.picks(bucket.rows);
-        ChoiceTensors {
-            picks,
-            scores: Tensor::new(self.scores.id(), DType::F32, picks.rows, bucket.longest),
-            entries: Tensor::new(self.entries.id(), DType::U32, picks.rows, self.tokens),
-            views: layout.chosen_views(),
-            longest: bucket.chosen,
-        }
-    }
-}
-
 /// Runs one model for some sequences.
 pub struct Engine {
     backend: Arc<dyn Backend>,
@@ -158,6 +105,10 @@ pub struct Engine {
     pool: KvPool,
     activations: Activations,
     choice: Option<Choice>,
+    codecs: Vec<Option<Placed>>,
+    codec_bytes: u64,
+    /// There where a layer compresses.
+    layered: Option<Layered>,
     tables: Tables,
     plans: Plans,
     sequences: HashMap<SequenceId, Sequence>,
@@ -193,7 +144,43 @@ impl Engine {
                 "an engine needs room for one row of one sequence at least".into(),
             ));
         }
-        let pool = KvPool::new(&backend, config.layers, config.shape, options.cache_tokens)?;
+        let mut shared = Vec::new();
+        let codecs = (0..config.layers)
+            .map(|layer| {
+                let codec = policy.codec(layer);
+                let placed = codec.map(|codec| Placed::new(&backend, codec, &mut shared));
+                placed.transpose()
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let shapes: Vec<_> = codecs
+            .iter()
+            .map(|codec| codec.as_ref().map(Placed::shape))
+            .collect();
+        for (layer, shape) in (0u32..).zip(&shapes) {
+            check_codec(layer, *shape, config, &options, policy.sinks())?;
+        }
+        let compresses = shapes.iter().any(Option::is_some);
+        // A tail is never longer than the context.
+        let tail = policy.tail().min(options.context);
+        let tail_pages = policy.sinks().div_ceil(PAGE) + tail.div_ceil(PAGE) + 2;
+        let size = PoolSize {
+            tokens: options.cache_tokens,
+            // A prompt's new tail is written before its old one is given back.
+            tail_pages: tail_pages * (options.sequences + 1),
+            blocks: options.cache_tokens / BLOCK + options.sequences,
+        };
+        let pool = KvPool::new(&backend, &shapes, config.shape, size)?;
+        let layered = match compresses {
+            true => Some(Layered::new(
+                &backend,
+                &options,
+                config,
+                &codecs,
+                (policy.sinks(), tail),
+            )?),
+            false => None,
+        };
+        let codec_bytes = shared.iter().map(|(_, buffer)| buffer.bytes()).sum();
         let buffers = Activations::descs(&options, config)
             .iter()
             .map(|desc| Allocation::new(&backend, desc))
@@ -202,11 +189,15 @@ impl Engine {
             .budget()
             .map(|budget| Choice::new(&backend, &options, budget))
             .transpose()?;
-        let tables = Tables::new(&backend, &options)?;
+        let raw = compresses.then_some(policy.sinks().saturating_add(tail));
+        let tables = Tables::new(&backend, &options, raw)?;
         Ok(Engine {
-            plans: Plans::new(Arc::clone(&backend)),
+            plans: Plans::new(Arc::clone(&backend), config.layers),
             activations: Activations { buffers },
             choice,
+            codecs,
+            codec_bytes,
+            layered,
             backend,
             model,
             policy,
@@ -250,6 +241,8 @@ impl Engine {
     pub fn end(&mut self, id: SequenceId) {
         if let Some(sequence) = self.sequences.remove(&id) {
             self.pool.pages.give_back(sequence.pages);
+            self.pool.tail.give_back(sequence.tail);
+            self.pool.blocks.give_back(sequence.blocks);
         }
     }
 
@@ -261,27 +254,100 @@ impl Engine {
         self.sequences.get(&id).ok_or(Error::NoSequence(id))
     }
 
-    /// Bytes of cache that a sequence holds: whole pages, all layers.
+    /// Bytes of cache that a sequence holds, all layers together: whole pages, blocks, and the scratch rows of a decode step.
     ///
     /// # Errors
     /// When there is no such sequence.
     pub fn kv_bytes(&self, id: SequenceId) -> Result<u64, Error> {
-        Ok(self.sequence(id)?.pages.len() as u64 * self.pool.page_bytes())
+        let sequence = self.sequence(id)?;
+        Ok(sequence.pages.len() as u64 * self.pool.page_bytes()
+            + sequence.tail.len() as u64 * self.pool.tail_page_bytes()
+            + sequence.blocks.len() as u64 * self.pool.block_bytes()
+            + u64::from(self.scratch_rows(sequence)) * self.model.config().shape.raw_bytes())
     }
 
-    /// Bytes in which the tokens of a range of positions are stored, all layers together.
+    /// Scratch rows that a decode step of a sequence takes; all layers share them.
+    fn scratch_rows(&self, sequence: &Sequence) -> u32 {
+        if self.layered.is_none() {
+            return 0;
+        }
+        let layers = 0..self.model.config().layers;
+        let reads_all = |layer: u32| {
+            self.policy.codec(layer).is_some() && self.policy.role(layer) != Role::Follow
+        };
+        let all = sequence.len();
+        match self.policy.budget() {
+            Some(_) if !layers.clone().any(reads_all) => self.policy.pick(0, sequence).length(all),
+            _ => all,
+        }
+    }
+
+    /// Bytes of codecs' parameters.
+    pub fn codec_bytes(&self) -> u64 {
+        self.codec_bytes
+    }
+
+    /// The positions of a sequence's history: all but the first tokens and the last ones, which stay exact. Of policies that compress, those
+    /// that are in blocks; else all but what [`Budget::default`] keeps.
+    ///
+    /// # Errors
+    /// When there is no such sequence.
+    pub fn history(&self, id: SequenceId) -> Result<Range<u32>, Error> {
+        let sequence = self.sequence(id)?;
+        Ok(match &self.layered {
+            Some(_) => {
+                let sinks = self.policy.sinks().min(sequence.len());
+                sinks..sinks + sequence.compressed()
+            }
+            None => {
+                let pick = Budget::default().pick(0, sequence.len());
+                pick.first..pick.first + pick.candidates
+            }
+        })
+    }
+
+    /// Bytes in which the tokens of a range of positions are stored, all layers together: their raw rows, or their share of their blocks.
     ///
     /// # Errors
     /// When there is no such sequence, or it ends before the range does.
     pub fn stored_bytes(&self, id: SequenceId, positions: Range<u32>) -> Result<u64, Error> {
-        let length = self.sequence(id)?.len();
+        let sequence = self.sequence(id)?;
+        let length = sequence.len();
         if positions.end > length {
             return Err(Error::Parameter(format!(
                 "positions {positions:?} of a sequence of {length} tokens"
             )));
         }
         let tokens = u64::from(positions.end.saturating_sub(positions.start));
-        Ok(tokens * self.pool.page_bytes() / u64::from(PAGE))
+        let from = self.policy.sinks();
+        let to = from.saturating_add(sequence.compressed());
+        let in_blocks = positions
+            .end
+            .min(to)
+            .saturating_sub(positions.start.max(from));
+        let (in_blocks, page) = (u64::from(in_blocks), u64::from(PAGE));
+        Ok(tokens * self.pool.page_bytes() / page
+            + (tokens - in_blocks) * self.pool.tail_page_bytes() / page
+            + in_blocks * self.pool.block_bytes() / u64::from(BLOCK))
+    }
+
+    /// The blocks of a sequence in one layer, in order, as they lie on the device: complete given their prefix, and never changed.
+    ///
+    /// # Errors
+    /// There is no such sequence, or the layer does not compress.
+    pub fn read_blocks(&self, id: SequenceId, layer: usize) -> Result<Vec<u8>, Error> {
+        let sequence = self.sequence(id)?;
+        let tensor = self
+            .pool
+            .latents(layer)
+            .ok_or_else(|| Error::Parameter(format!("layer {layer} does not compress")))?;
+        let each = tensor.row_bytes() as usize;
+        let mut bytes = vec![0u8; each * sequence.blocks.len()];
+        for (bytes, &block) in bytes.chunks_mut(each.max(1)).zip(&sequence.blocks) {
+            let at = tensor.offset + u64::from(block) * tensor.row_bytes();
+            self.backend.read(tensor.buffer, at, bytes)?;
+        }
+        Ok(bytes)
     }
 
     /// Pages that no sequence holds.
@@ -289,17 +355,36 @@ impl Engine {
         self.pool.pages.free_pages()
     }
 
-    /// Forgets a sequence's tokens from `length` on and gives back the pages that held only those.
+    /// Forgets a sequence's tokens from `length` on and gives back the pages and blocks that held only those. Returns how many tokens are left:
+    /// fewer than `length` where that lies within a block, which is forgotten as a whole.
     ///
     /// # Errors
     /// When there is no such sequence.
-    pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<(), Error> {
+    pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<u32, Error> {
+        let sinks = self.policy.sinks();
         let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
+        let within = length.saturating_sub(sinks);
+        let length = if within < sequence.compressed() {
+            let blocks = sequence.blocks.split_off((within / BLOCK) as usize);
+            self.pool.blocks.give_back(blocks);
+            // The tail came after the blocks; sinks stay.
+            let pages = sinks.div_ceil(PAGE) as usize;
+            let tail = sequence.tail.split_off(pages.min(sequence.tail.len()));
+            self.pool.tail.give_back(tail);
+            length.min(sinks) + sequence.compressed()
+        } else {
+            length
+        };
         sequence.tokens.truncate(length as usize);
         let keep = sequence.len().div_ceil(PAGE) as usize;
         let rest = sequence.pages.split_off(keep.min(sequence.pages.len()));
         self.pool.pages.give_back(rest);
-        Ok(())
+        if self.layered.is_some() {
+            let keep = sequence.tail_pages(sequence.len(), sinks) as usize;
+            let rest = sequence.tail.split_off(keep.min(sequence.tail.len()));
+            self.pool.tail.give_back(rest);
+        }
+        Ok(sequence.len())
     }
 
     /// Takes tokens of some sequences through the model; returns the logits that were asked for, in the order of `feeds`.
@@ -318,54 +403,6 @@ impl Engine {
         self.advance(feeds, &chooses)
     }
 
-    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step.
-    fn advance(&mut self, feeds: &[Feed<'_>], chooses: &[bool]) -> Result<Vec<Vec<f32>>, Error> {
-        let mut logits: Vec<Option<Vec<f32>>> = vec![None; feeds.len()];
-        for (group, budget) in self.groups(feeds, chooses) {
-            let some: Vec<Feed<'_>> = group.iter().map(|&index| feeds[index]).collect();
-            let bucket = self.fill(&some, budget)?;
-            if !self.plans.contains(bucket) {
-                let recording = self.record(bucket)?;
-                self.plans.insert(bucket, &recording)?;
-            }
-            let ticket = self.plans.run(bucket)?;
-            self.backend.wait(ticket)?;
-            let wanted: Vec<usize> = group
-                .into_iter()
-                .filter(|&index| feeds[index].logits)
-                .collect();
-            for (index, row) in wanted.iter().zip(self.read_logits(wanted.len())?) {
-                logits[*index] = Some(row);
-            }
-        }
-        for feed in feeds {
-            if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
-                sequence.tokens.extend_from_slice(feed.tokens);
-                match self.policy.retention(sequence.len()) {
-                    Retention::KeepAll => {}
-                }
-            }
-        }
-        Ok(logits.into_iter().flatten().collect())
-    }
-
-    /// The feeds that share a recording: those for which something is left out, with the budget, and all others.
-    fn groups(&self, feeds: &[Feed<'_>], chooses: &[bool]) -> Vec<(Vec<usize>, Option<Budget>)> {
-        let drops = |budget: Budget, index: usize| {
-            let sequence = self.sequences.get(&feeds[index].sequence);
-            let pick = budget.pick(0, sequence.map_or(0, Sequence::len) + 1);
-            chooses[index] && pick.candidates > pick.keep
-        };
-        let (some, all): (Vec<usize>, Vec<usize>) = match self.policy.budget() {
-            None => (Vec::new(), (0..feeds.len()).collect()),
-            Some(budget) => (0..feeds.len()).partition(|&index| drops(budget, index)),
-        };
-        [(all, None), (some, self.policy.budget())]
-            .into_iter()
-            .filter(|(group, _)| !group.is_empty())
-            .collect()
-    }
-
     /// Writes a step's tables without running it, and returns the recording that would run: for tracing and profiling. Where a policy
     /// would run decode steps apart, they must not be mixed with others.
     ///
@@ -374,16 +411,22 @@ impl Engine {
     pub fn stage(&mut self, feeds: &[Feed<'_>]) -> Result<Recording, Error> {
         self.check(feeds)?;
         let single = feeds.iter().all(|feed| feed.tokens.len() == 1);
+        if self.layered.is_some() && !single {
+            let why = "a prompt is many recordings where layers compress: stage a decode step";
+            return Err(Error::Parameter(why.into()));
+        }
         let groups = self.groups(feeds, &vec![single; feeds.len()]);
-        let [(_, budget)] = groups.as_slice() else {
+        let [(_, selects)] = groups.as_slice() else {
             let why = "a staged step is one recording: stage decode steps and others apart";
             return Err(Error::Parameter(why.into()));
         };
-        let bucket = self.fill(feeds, *budget)?;
+        let bucket = self.fill(feeds, *selects)?;
         self.record(bucket)
     }
 
-    /// Takes a prompt in, chunk by chunk; returns the logits after its last token. `progress` is told how many tokens are done.
+    /// Takes a prompt in; returns the logits after its last token. `progress` is told how many tokens are done.
+    ///
+    /// Goes chunk by chunk, or, where layers compress, layer by layer: then only one layer's raw rows are held at a time.
     ///
     /// # Errors
     /// As [`Engine::step`], and for an empty prompt. What earlier chunks took in stays.
@@ -394,6 +437,12 @@ impl Engine {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>, Error> {
         self.check_tokens(self.sequence(id)?.len(), tokens)?;
+        if self.layered.is_some() {
+            return match tokens {
+                [] => Err(Error::EmptyPrompt),
+                _ => self.prefill_layers(id, tokens, progress, None),
+            };
+        }
         let mut logits = Vec::new();
         let mut done = 0;
         for chunk in tokens.chunks(self.options.chunk as usize) {
@@ -408,6 +457,18 @@ impl Engine {
             progress(done);
         }
         logits.pop().ok_or(Error::EmptyPrompt)
+    }
+
+    /// As [`Engine::prefill`] of a policy that compresses; `probe` sees what each layer makes of each chunk.
+    pub(crate) fn prefill_probed(
+        &mut self,
+        id: SequenceId,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize),
+        probe: Probing<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        self.check_tokens(self.sequence(id)?.len(), tokens)?;
+        self.prefill_layers(id, tokens, progress, Some(probe))
     }
 
     fn check_tokens(&self, have: u32, tokens: &[u32]) -> Result<(), Error> {
@@ -462,84 +523,35 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// Takes the pages that feeds need and writes the tables of their recording; with a budget, all of them choose what they read.
-    fn fill(&mut self, feeds: &[Feed<'_>], budget: Option<Budget>) -> Result<Bucket, Error> {
-        for feed in feeds {
-            if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
-                let missing = sequence.missing_pages(sequence.len() + feed.tokens.len() as u32);
-                let taken = self.pool.pages.take(missing);
-                sequence.pages.extend(taken.into_iter().flatten());
-            }
-        }
-        let pitch = self.choice.as_ref().map_or(0, Choice::pitch);
-        self.tables.begin();
-        for feed in feeds {
-            let sequence = self
-                .sequences
-                .get(&feed.sequence)
-                .ok_or(Error::NoSequence(feed.sequence))?;
-            match budget {
-                None => self.tables.add(feed, sequence, &*self.policy),
-                Some(budget) => {
-                    let policy = &*self.policy;
-                    self.tables
-                        .add_picked(feed, sequence, policy, budget, pitch);
-                }
-            }
-        }
-        self.tables.upload(&*self.backend)?;
-        Ok(Bucket::of(&self.tables, &self.options))
+/// Whether a codec fits a model's rows and an engine's context.
+fn check_codec(
+    layer: u32,
+    shape: Option<longwave_contract::kv::LatentShape>,
+    config: &ModelConfig,
+    options: &EngineOptions,
+    sinks: u32,
+) -> Result<(), Error> {
+    let Some(shape) = shape else {
+        return Ok(());
+    };
+    if shape.cols != config.shape.cols() {
+        return Err(Error::Parameter(format!(
+            "the codec of layer {layer} is for rows of {} elements, the model's have {}",
+            shape.cols,
+            config.shape.cols()
+        )));
     }
-
-    fn record(&self, bucket: Bucket) -> Result<Recording, Error> {
-        let config = self.model.config();
-        let layout = &self.tables.layout;
-        let step = StepTensors {
-            rows: layout.rows(bucket.rows),
-            count: layout.count(),
-            select: layout.select(bucket.logits.max(1)),
-            selected: layout.selected(),
-            views: layout.views(),
-            entries: layout.entries(),
-            x: self.activations.tensor(0, bucket.rows, config.width),
-            q: self.activations.tensor(1, bucket.rows, config.q_width()),
-            attended: self.activations.tensor(2, bucket.rows, config.q_width()),
-            inner: self.activations.tensor(3, bucket.rows, config.inner),
-            logits: (bucket.logits > 0)
-                .then(|| self.activations.tensor(4, bucket.logits, config.vocabulary)),
-            longest: bucket.longest,
-            choice: self
-                .choice
-                .as_ref()
-                .filter(|_| bucket.chosen > 0)
-                .map(|choice| choice.tensors(bucket, layout)),
-        };
-        let label = format!(
-            "step of {} rows over {} tokens",
-            bucket.rows, bucket.longest
-        );
-        Ok(self
-            .model
-            .record(label, &step, &*self.policy, |layer| self.pool.layer(layer))?)
+    let limit = shape.token_limit(sinks);
+    if options.context > limit {
+        return Err(Error::Parameter(format!(
+            "the codec of layer {layer} can name the references of {limit} tokens with 16 bits, fewer than a context of {}: \
+             use a smaller context or a codec with fewer references",
+            options.context
+        )));
     }
-
-    fn read_logits(&self, wanted: usize) -> Result<Vec<Vec<f32>>, Error> {
-        let tensor =
-            self.activations
-                .tensor(4, self.options.sequences, self.model.config().vocabulary);
-        (0..wanted as u64)
-            .map(|row| {
-                let mut logits = vec![0.0f32; tensor.cols as usize];
-                self.backend.read(
-                    tensor.buffer,
-                    row * tensor.row_bytes(),
-                    bytemuck::cast_slice_mut(&mut logits),
-                )?;
-                Ok(logits)
-            })
-            .collect()
-    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Engine {

@@ -9,8 +9,25 @@ use super::EngineOptions;
 use super::tables::Tables;
 use crate::error::Error;
 
-/// Plans that are kept prepared; the least recently used one makes room.
+/// Plans that are kept prepared, beside eight for each layer; the least recently used one makes room.
 const KEPT: usize = 24;
+
+/// What a plan does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// A step through all layers.
+    Step(Bucket),
+    /// The embeddings of a chunk.
+    Embed(Bucket),
+    /// One layer over a chunk of a prompt.
+    Layer(u32, Bucket),
+    /// All tokens of a sequence of so many, restored for one layer.
+    Restore(u32, u32),
+    /// So many blocks of one layer.
+    Encode(u32, u32),
+    /// The logits after a chunk.
+    Logits(Bucket),
+}
 
 /// The capacities of a recording. Each is a power of two or the engine's limit, so that few recordings serve all steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,49 +61,51 @@ impl Bucket {
     }
 }
 
-/// Plans by bucket.
+/// Plans by what they do.
 pub(super) struct Plans {
     backend: Arc<dyn Backend>,
-    plans: HashMap<Bucket, (PlanId, u64)>,
+    plans: HashMap<Key, (PlanId, u64)>,
+    kept: usize,
     clock: u64,
 }
 
 impl Plans {
-    pub fn new(backend: Arc<dyn Backend>) -> Self {
+    pub fn new(backend: Arc<dyn Backend>, layers: u32) -> Self {
         Plans {
             backend,
             plans: HashMap::new(),
+            kept: KEPT + 8 * layers as usize,
             clock: 0,
         }
     }
 
-    pub fn contains(&self, bucket: Bucket) -> bool {
-        self.plans.contains_key(&bucket)
+    pub fn contains(&self, key: Key) -> bool {
+        self.plans.contains_key(&key)
     }
 
-    pub fn insert(&mut self, bucket: Bucket, recording: &Recording) -> Result<(), Error> {
-        if self.plans.len() >= KEPT {
+    pub fn insert(&mut self, key: Key, recording: &Recording) -> Result<(), Error> {
+        if self.plans.len() >= self.kept {
             let oldest = self
                 .plans
                 .iter()
                 .min_by_key(|(_, (_, used))| *used)
-                .map(|(bucket, (plan, _))| (*bucket, *plan));
-            if let Some((bucket, plan)) = oldest {
+                .map(|(key, (plan, _))| (*key, *plan));
+            if let Some((key, plan)) = oldest {
                 self.backend.release(plan);
-                self.plans.remove(&bucket);
+                self.plans.remove(&key);
             }
         }
         let plan = self.backend.prepare(recording)?;
-        self.plans.insert(bucket, (plan, self.clock));
+        self.plans.insert(key, (plan, self.clock));
         Ok(())
     }
 
-    /// Runs the plan of a bucket that [`Plans::contains`].
-    pub fn run(&mut self, bucket: Bucket) -> Result<Ticket, Error> {
+    /// Runs the plan of a key that [`Plans::contains`].
+    pub fn run(&mut self, key: Key) -> Result<Ticket, Error> {
         self.clock += 1;
-        let Some((plan, used)) = self.plans.get_mut(&bucket) else {
+        let Some((plan, used)) = self.plans.get_mut(&key) else {
             return Err(Error::Parameter(format!(
-                "no plan was prepared for {bucket:?}"
+                "no plan was prepared for {key:?}"
             )));
         };
         *used = self.clock;

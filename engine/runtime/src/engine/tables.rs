@@ -1,97 +1,169 @@
-//! What changes from step to step: row descriptors, views and entries, written to the device in one piece.
+//! What changes from step to step: row descriptors, views, stores and entries, written to the device in one piece.
 
 use std::sync::Arc;
 
-use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, ViewDesc};
+use longwave_contract::kv::{
+    BLOCK, BlockDesc, Entry, PAGE, PickDesc, RowDesc, StoreDesc, ViewDesc,
+};
 use longwave_contract::{Allocation, Backend, BufferDesc, BufferId, DType, Tensor};
 
+use super::buffers::{BATCH, TILE};
 use super::{EngineOptions, Feed};
 use crate::error::Error;
 use crate::kv::Sequence;
-use crate::policy::{Budget, Policy};
+use crate::model::Tile;
+use crate::policy::Policy;
 
-/// Where the tables lie in their buffer. Entries come last, so that a step uploads only those it has.
+/// A table within the buffer, in the order in which they lie there. Entries come last, so that a step uploads only those it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Region {
+    /// How many rows count.
+    Count,
+    /// How many logits are asked for.
+    Selected,
+    /// How many blocks are compressed.
+    BlockCount,
+    /// How many rows those are.
+    BlockRows,
+    /// Rows whose logits are asked for.
+    Select,
+    /// Views of raw rows.
+    Views,
+    /// Views of chosen entries.
+    ChosenViews,
+    /// Views of restored rows.
+    ScratchViews,
+    /// Views of restored rows that were chosen.
+    ChosenScratchViews,
+    /// What observers rank.
+    Picks,
+    /// Where sequences' tokens lie.
+    Stores,
+    /// Blocks that are compressed.
+    Blocks,
+    /// Rows that count in each tile of restored rows.
+    TileCounts,
+    /// The same of those that were chosen.
+    ChosenTileCounts,
+    /// What each row is.
+    Rows,
+    /// The same for layers that compress.
+    CodedRows,
+    /// Pages and blocks of stores.
+    CodedEntries,
+    /// Entries of views of raw rows.
+    Entries,
+}
+
+impl Region {
+    const ALL: [Region; 18] = [
+        Region::Count,
+        Region::Selected,
+        Region::BlockCount,
+        Region::BlockRows,
+        Region::Select,
+        Region::Views,
+        Region::ChosenViews,
+        Region::ScratchViews,
+        Region::ChosenScratchViews,
+        Region::Picks,
+        Region::Stores,
+        Region::Blocks,
+        Region::TileCounts,
+        Region::ChosenTileCounts,
+        Region::Rows,
+        Region::CodedRows,
+        Region::CodedEntries,
+        Region::Entries,
+    ];
+
+    /// Rows and columns, for an engine whose policy leaves `raw` tokens of a sequence uncompressed.
+    fn shape(self, options: &EngineOptions, raw: Option<u32>) -> (u32, u32) {
+        let sequences = options.sequences;
+        let tiles = (options.context.next_multiple_of(PAGE) * sequences).div_ceil(TILE);
+        let coded = |rows: u32| if raw.is_some() { rows } else { 1 };
+        // A count of its own binding for each tile.
+        let words = (Tensor::ALIGN / 4) as u32;
+        match self {
+            Region::Count | Region::Selected | Region::BlockCount | Region::BlockRows => (1, 1),
+            Region::Select => (1, sequences),
+            Region::Views
+            | Region::ChosenViews
+            | Region::ScratchViews
+            | Region::ChosenScratchViews => (sequences, 4),
+            Region::Picks => (sequences, PickDesc::WORDS),
+            Region::Stores => (sequences, StoreDesc::WORDS),
+            Region::Blocks => (BATCH, BlockDesc::WORDS),
+            Region::TileCounts | Region::ChosenTileCounts => (coded(tiles), words),
+            Region::Rows => (options.chunk, RowDesc::WORDS),
+            Region::CodedRows => (coded(options.chunk.max(sequences)), RowDesc::WORDS),
+            Region::CodedEntries => {
+                let pages = raw.map_or(0, |raw| raw.div_ceil(PAGE) + 2);
+                let blocks = options.cache_tokens / BLOCK + sequences;
+                (1, coded(sequences * pages + blocks))
+            }
+            Region::Entries => (1, options.cache_tokens.div_ceil(PAGE).max(1) + sequences),
+        }
+    }
+}
+
+/// Where the tables lie in their buffer.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     buffer: BufferId,
-    rows: u32,
-    sequences: u32,
-    entries: u32,
-    select_offset: u64,
-    views_offset: u64,
-    picks_offset: u64,
-    chosen_views_offset: u64,
-    rows_offset: u64,
-    entries_offset: u64,
+    regions: [(u64, u32, u32); Region::ALL.len()],
     pub bytes: u64,
 }
 
 impl Layout {
     /// The layout for an engine's limits; its tensors name buffer 0 until it is given one.
-    pub fn new(options: &EngineOptions) -> Self {
-        let entries = options.cache_tokens.div_ceil(PAGE).max(1) + options.sequences;
-        let mut end = 2 * Tensor::ALIGN;
-        let mut place = |rows, cols| {
+    pub fn new(options: &EngineOptions, raw: Option<u32>) -> Self {
+        let mut end = 0;
+        let regions = Region::ALL.map(|region| {
+            let (rows, cols) = region.shape(options, raw);
             let offset = end;
             end = (end + Tensor::new(BufferId(0), DType::U32, rows, cols).bytes())
                 .next_multiple_of(Tensor::ALIGN);
-            offset
-        };
+            (offset, rows, cols)
+        });
         Layout {
             buffer: BufferId(0),
-            rows: options.chunk,
-            sequences: options.sequences,
-            entries,
-            select_offset: place(1, options.sequences),
-            views_offset: place(options.sequences, 4),
-            picks_offset: place(options.sequences, PickDesc::WORDS),
-            chosen_views_offset: place(options.sequences, 4),
-            rows_offset: place(options.chunk, RowDesc::WORDS),
-            entries_offset: place(1, entries),
+            regions,
             bytes: end,
         }
     }
 
-    fn tensor(&self, offset: u64, rows: u32, cols: u32) -> Tensor {
-        Tensor::new(self.buffer, DType::U32, rows, cols).at(offset)
+    /// A whole table.
+    pub fn whole(&self, region: Region) -> Tensor {
+        self.first(region, u32::MAX)
     }
 
-    pub fn count(&self) -> Tensor {
-        self.tensor(0, 1, 1)
+    /// A table's first rows, as many as there are.
+    pub fn first(&self, region: Region, rows: u32) -> Tensor {
+        let (offset, limit, cols) = self.regions[region as usize];
+        Tensor::new(self.buffer, DType::U32, rows.min(limit), cols).at(offset)
     }
 
-    pub fn selected(&self) -> Tensor {
-        self.tensor(Tensor::ALIGN, 1, 1)
+    /// The first columns of a table of one row.
+    pub fn leading(&self, region: Region, cols: u32) -> Tensor {
+        let whole = self.whole(region);
+        Tensor {
+            cols: cols.min(whole.cols),
+            ..whole
+        }
     }
 
-    pub fn select(&self, capacity: u32) -> Tensor {
-        self.tensor(self.select_offset, 1, capacity.min(self.sequences))
-    }
-
-    pub fn views(&self) -> Tensor {
-        self.tensor(self.views_offset, self.sequences, 4)
-    }
-
-    /// One for each of the sequences that decode in a step.
-    pub fn picks(&self, capacity: u32) -> Tensor {
-        self.tensor(
-            self.picks_offset,
-            capacity.min(self.sequences),
-            PickDesc::WORDS,
-        )
-    }
-
-    /// Views of the entries that picks made.
-    pub fn chosen_views(&self) -> Tensor {
-        self.tensor(self.chosen_views_offset, self.sequences, 4)
-    }
-
-    pub fn rows(&self, capacity: u32) -> Tensor {
-        self.tensor(self.rows_offset, capacity.min(self.rows), RowDesc::WORDS)
-    }
-
-    pub fn entries(&self) -> Tensor {
-        self.tensor(self.entries_offset, 1, self.entries)
+    /// Tiles that cover `rows` restored rows.
+    pub fn tiles(&self, region: Region, rows: u32) -> Vec<Tile> {
+        let (offset, ..) = self.regions[region as usize];
+        (0..)
+            .zip((0..rows).step_by(TILE as usize))
+            .map(|(tile, first): (u64, u32)| Tile {
+                first,
+                rows: (rows - first).min(TILE),
+                count: Tensor::new(self.buffer, DType::U32, 1, 1).at(offset + tile * Tensor::ALIGN),
+            })
+            .collect()
     }
 }
 
@@ -100,18 +172,30 @@ pub(super) struct Tables {
     pub layout: Layout,
     buffer: Allocation,
     rows: Vec<RowDesc>,
+    coded_rows: Vec<RowDesc>,
     select: Vec<u32>,
     views: Vec<ViewDesc>,
     picks: Vec<PickDesc>,
     chosen_views: Vec<ViewDesc>,
+    scratch_views: Vec<ViewDesc>,
+    chosen_scratch_views: Vec<ViewDesc>,
+    stores: Vec<StoreDesc>,
+    blocks: Vec<BlockDesc>,
+    tile_counts: Vec<u32>,
+    chosen_tile_counts: Vec<u32>,
+    coded_entries: Vec<u32>,
     entries: Vec<Entry>,
     longest: u32,
     staging: Vec<u8>,
 }
 
 impl Tables {
-    pub fn new(backend: &Arc<dyn Backend>, options: &EngineOptions) -> Result<Self, Error> {
-        let mut layout = Layout::new(options);
+    pub fn new(
+        backend: &Arc<dyn Backend>,
+        options: &EngineOptions,
+        raw: Option<u32>,
+    ) -> Result<Self, Error> {
+        let mut layout = Layout::new(options, raw);
         let desc = BufferDesc {
             label: "step tables".into(),
             bytes: layout.bytes,
@@ -123,10 +207,18 @@ impl Tables {
             layout,
             buffer,
             rows: Vec::new(),
+            coded_rows: Vec::new(),
             select: Vec::new(),
             views: Vec::new(),
             picks: Vec::new(),
             chosen_views: Vec::new(),
+            scratch_views: Vec::new(),
+            chosen_scratch_views: Vec::new(),
+            stores: Vec::new(),
+            blocks: Vec::new(),
+            tile_counts: Vec::new(),
+            chosen_tile_counts: Vec::new(),
+            coded_entries: Vec::new(),
             entries: Vec::new(),
             longest: 0,
             staging: Vec::new(),
@@ -136,17 +228,35 @@ impl Tables {
     /// Forgets the last step.
     pub fn begin(&mut self) {
         self.rows.clear();
+        self.coded_rows.clear();
         self.select.clear();
         self.views.clear();
         self.picks.clear();
         self.chosen_views.clear();
+        self.scratch_views.clear();
+        self.chosen_scratch_views.clear();
+        self.stores.clear();
+        self.blocks.clear();
+        self.tile_counts.clear();
+        self.chosen_tile_counts.clear();
+        self.coded_entries.clear();
         self.entries.clear();
         self.longest = 0;
     }
 
     /// Adds one sequence's rows. The sequence holds pages for them.
     pub fn add(&mut self, feed: &Feed<'_>, sequence: &Sequence, policy: &dyn Policy) {
-        let start = sequence.len();
+        self.add_from(sequence.len(), feed, sequence, policy);
+    }
+
+    /// Adds rows of a sequence that stand at `start`.
+    pub fn add_from(
+        &mut self,
+        start: u32,
+        feed: &Feed<'_>,
+        sequence: &Sequence,
+        policy: &dyn Policy,
+    ) {
         let last = start + feed.tokens.len() as u32 - 1;
         let view = self.views.len() as u32;
         for (position, &token) in (start..).zip(feed.tokens) {
@@ -156,7 +266,8 @@ impl Tables {
                 position,
                 slot: sequence.slot(position).map_or(0, |slot| slot.0),
                 view,
-                reserved: [0; 3],
+                staged: 0,
+                reserved: [0; 2],
             });
         }
         if feed.logits {
@@ -167,20 +278,12 @@ impl Tables {
         self.views.push(view);
     }
 
-    /// Adds one sequence's single row of a decode step, for which following layers read what a pick chooses. `pitch` is the distance between
-    /// the entries of two picks. All of a step's sequences are added so, or none: row, view and pick have the same index.
-    pub fn add_picked(
-        &mut self,
-        feed: &Feed<'_>,
-        sequence: &Sequence,
-        policy: &dyn Policy,
-        budget: Budget,
-        pitch: u32,
-    ) {
-        self.add(feed, sequence, policy);
+    /// Adds what following layers read of a sequence whose single row was added last. `pitch` is the distance between the entries of two
+    /// picks. All of a step's sequences are added so, or none: row, view and pick have the same index.
+    pub fn add_pick(&mut self, sequence: &Sequence, policy: &dyn Policy, pitch: u32) {
         let position = sequence.len();
         let index = self.picks.len() as u32;
-        let pick = budget.pick(index, position + 1);
+        let pick = policy.pick(index, sequence);
         self.picks.push(pick);
         self.chosen_views.push(ViewDesc {
             first: index * pitch,
@@ -188,6 +291,113 @@ impl Tables {
             last: position,
             run: 1,
         });
+    }
+
+    /// Adds the store of a sequence of `length` tokens.
+    pub fn add_store(&mut self, sequence: &Sequence, length: u32, sinks: u32, chosen: u32) {
+        let pages = self.coded_entries.len() as u32;
+        self.coded_entries.extend(&sequence.tail);
+        let blocks = self.coded_entries.len() as u32;
+        self.coded_entries.extend(&sequence.blocks);
+        self.stores.push(StoreDesc {
+            sinks,
+            compressed: sequence.compressed(),
+            length,
+            chosen,
+            pages,
+            blocks,
+            reserved: [0; 2],
+        });
+    }
+
+    /// Adds what layers that compress need of a decode step's sequence whose row was added last.
+    pub fn add_coded(&mut self, sequence: &Sequence, sinks: u32) {
+        let position = sequence.len();
+        let index = self.coded_rows.len();
+        if let Some(row) = self.rows.get(index) {
+            let slot = sequence.tail_slot(position, sinks);
+            self.coded_rows.push(RowDesc {
+                slot: slot.map_or(0, |slot| slot.0),
+                ..*row
+            });
+        }
+        let chosen = self.chosen_views.get(index).map_or(0, |view| view.length);
+        self.add_store(sequence, position + 1, sinks, chosen);
+    }
+
+    /// Says how restored rows are numbered: `pitch` of all, and of chosen ones, apart.
+    pub fn number_scratch(&mut self, pitch: u32, chosen_pitch: u32) {
+        let lengths: Vec<(u32, u32)> = self
+            .stores
+            .iter()
+            .map(|store| (store.length, store.chosen))
+            .collect();
+        let view = |index: usize, pitch: u32, length: u32, last: u32| ViewDesc {
+            first: index as u32 * (pitch / PAGE),
+            length,
+            last,
+            run: PAGE,
+        };
+        for (index, &(length, chosen)) in lengths.iter().enumerate() {
+            let last = length.saturating_sub(1);
+            self.scratch_views.push(view(index, pitch, length, last));
+            self.chosen_scratch_views
+                .push(view(index, chosen_pitch, chosen, last));
+        }
+        let used = |pitch: u32, last: Option<u32>| {
+            let before = lengths.len().saturating_sub(1) as u32 * pitch;
+            last.map_or(0, |last| before + last)
+        };
+        let counts = |used: u32, rows: u32| {
+            let firsts = (0..rows).step_by(TILE as usize);
+            firsts
+                .map(|first| used.saturating_sub(first).min(TILE))
+                .collect()
+        };
+        let last = lengths.last();
+        let rows = |pitch: u32| pitch * lengths.len() as u32;
+        self.tile_counts = counts(used(pitch, last.map(|last| last.0)), rows(pitch));
+        let chosen = used(chosen_pitch, last.map(|last| last.1));
+        self.chosen_tile_counts = counts(chosen, rows(chosen_pitch));
+    }
+
+    /// Adds a chunk of a prompt for layers that compress: rows go to the scratch rows of their positions, and to staged rows from that of
+    /// `staged` on.
+    pub fn add_chunk(&mut self, staged: impl Fn(u32) -> u32) {
+        let rows = self.rows.iter().map(|row| RowDesc {
+            slot: row.position,
+            staged: staged(row.position),
+            view: 0,
+            ..*row
+        });
+        self.coded_rows.extend(rows);
+        if let Some(last) = self.rows.last() {
+            self.scratch_views.push(ViewDesc {
+                first: 0,
+                length: last.position + 1,
+                last: last.position,
+                run: PAGE,
+            });
+        }
+    }
+
+    /// Adds blocks of a sequence that are compressed, its `earlier` ones before them, from staged row `source` on.
+    pub fn add_blocks(
+        &mut self,
+        blocks: &[u32],
+        earlier: u32,
+        count: u32,
+        sinks: u32,
+        source: u32,
+    ) {
+        self.coded_entries.extend(blocks);
+        self.blocks.extend((0..count).map(|index| BlockDesc {
+            source: source + index * BLOCK,
+            index: earlier + index,
+            sinks,
+            blocks: 0,
+            reserved: [0; 4],
+        }));
     }
 
     /// The most tokens that a following layer's row reads; 0 where there are no picks.
@@ -209,28 +419,77 @@ impl Tables {
     }
 
     /// Writes the tables to the device, in one piece.
+    ///
+    /// # Errors
+    /// A table is longer than its place, which the engine's checks prevent, or the device fails.
     pub fn upload(&mut self, backend: &dyn Backend) -> Result<(), Error> {
-        let layout = &self.layout;
-        let used = layout.entries_offset + self.entries.len() as u64 * 4;
-        self.staging.clear();
-        self.staging.resize(used.next_multiple_of(4) as usize, 0);
-        let counts = [self.rows.len() as u32, self.select.len() as u32];
-        let pieces: [(u64, &[u8]); 8] = [
-            (0, bytemuck::bytes_of(&counts[0])),
-            (Tensor::ALIGN, bytemuck::bytes_of(&counts[1])),
-            (layout.select_offset, bytemuck::cast_slice(&self.select)),
-            (layout.views_offset, bytemuck::cast_slice(&self.views)),
-            (layout.picks_offset, bytemuck::cast_slice(&self.picks)),
+        let counts = [
+            self.rows.len() as u32,
+            self.select.len() as u32,
+            self.blocks.len() as u32,
+            self.blocks.len() as u32 * BLOCK,
+        ];
+        let tiles = |counts: &[u32]| {
+            let mut words = vec![0u32; counts.len() * (Tensor::ALIGN / 4) as usize];
+            for (words, &count) in words.chunks_mut((Tensor::ALIGN / 4) as usize).zip(counts) {
+                words[0] = count;
+            }
+            words
+        };
+        let (all, chosen) = (tiles(&self.tile_counts), tiles(&self.chosen_tile_counts));
+        let pieces: [(Region, &[u8]); 18] = [
+            (Region::Count, bytemuck::bytes_of(&counts[0])),
+            (Region::Selected, bytemuck::bytes_of(&counts[1])),
+            (Region::BlockCount, bytemuck::bytes_of(&counts[2])),
+            (Region::BlockRows, bytemuck::bytes_of(&counts[3])),
+            (Region::Select, bytemuck::cast_slice(&self.select)),
+            (Region::Views, bytemuck::cast_slice(&self.views)),
             (
-                layout.chosen_views_offset,
+                Region::ChosenViews,
                 bytemuck::cast_slice(&self.chosen_views),
             ),
-            (layout.rows_offset, bytemuck::cast_slice(&self.rows)),
-            (layout.entries_offset, bytemuck::cast_slice(&self.entries)),
+            (
+                Region::ScratchViews,
+                bytemuck::cast_slice(&self.scratch_views),
+            ),
+            (
+                Region::ChosenScratchViews,
+                bytemuck::cast_slice(&self.chosen_scratch_views),
+            ),
+            (Region::Picks, bytemuck::cast_slice(&self.picks)),
+            (Region::Stores, bytemuck::cast_slice(&self.stores)),
+            (Region::Blocks, bytemuck::cast_slice(&self.blocks)),
+            (Region::TileCounts, bytemuck::cast_slice(&all)),
+            (Region::ChosenTileCounts, bytemuck::cast_slice(&chosen)),
+            (Region::Rows, bytemuck::cast_slice(&self.rows)),
+            (Region::CodedRows, bytemuck::cast_slice(&self.coded_rows)),
+            (
+                Region::CodedEntries,
+                bytemuck::cast_slice(&self.coded_entries),
+            ),
+            (Region::Entries, bytemuck::cast_slice(&self.entries)),
         ];
-        for (offset, bytes) in pieces {
-            let at = offset as usize;
-            self.staging[at..at + bytes.len()].copy_from_slice(bytes);
+        let used = pieces
+            .iter()
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .map(|(region, bytes)| self.layout.whole(*region).offset + bytes.len() as u64)
+            .max()
+            .unwrap_or(0);
+        self.staging.clear();
+        self.staging.resize(used.next_multiple_of(4) as usize, 0);
+        for (region, bytes) in pieces {
+            let place = self.layout.whole(region);
+            if bytes.len() as u64 > place.bytes() {
+                return Err(Error::Parameter(format!(
+                    "{} bytes of {region:?} in a step with room for {}",
+                    bytes.len(),
+                    place.bytes()
+                )));
+            }
+            let at = place.offset as usize;
+            if !bytes.is_empty() {
+                self.staging[at..at + bytes.len()].copy_from_slice(bytes);
+            }
         }
         Ok(backend.write(self.buffer.id(), 0, &self.staging)?)
     }

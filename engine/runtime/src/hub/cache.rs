@@ -47,6 +47,11 @@ impl Cache {
             .ok_or(HubError::NoCacheDirectory)
     }
 
+    /// The folder of codecs, beside that of models.
+    pub(super) fn codecs(&self) -> PathBuf {
+        self.root.with_file_name("codecs")
+    }
+
     /// The finished file of an alias.
     pub(super) fn alias_file(&self, alias: &Alias) -> PathBuf {
         self.root.join("alias").join(alias.key()).join(alias.file)

@@ -104,6 +104,14 @@ impl ResolveOptions {
     }
 }
 
+/// The folder of the codecs that were calibrated without being asked for: beside that of the models.
+///
+/// # Errors
+/// The environment names no folder for caches.
+pub fn codec_directory() -> Result<PathBuf, HubError> {
+    Cache::locate(None, |name| std::env::var_os(name)).map(|cache| cache.codecs())
+}
+
 /// Finds the files of a model, fetching what the cache lacks.
 ///
 /// Blocks; safe to call from inside an async runtime, though it holds the thread. A cached model is used without asking

@@ -8,5 +8,5 @@ mod pool;
 mod sequence;
 
 pub use pages::PageAllocator;
-pub use pool::KvPool;
+pub use pool::{KvPool, PoolSize};
 pub use sequence::{Sequence, SequenceId};

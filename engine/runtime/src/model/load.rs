@@ -218,6 +218,7 @@ impl Model {
         );
         buffers.push(rope);
         Ok(Model {
+            backend: Arc::clone(backend),
             path: source.path().to_path_buf(),
             config: source.config().clone(),
             weights: loader.weights(rope_tensor, buffers)?,

@@ -10,15 +10,20 @@ mod rope;
 mod source;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use longwave_contract::op::ROPE_LOW;
-use longwave_contract::{Allocation, Tensor};
+use longwave_contract::{Allocation, Backend, Tensor};
+use sha2::{Digest, Sha256};
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use load::{LoadEvent, WeightSummary};
-pub use record::{ChoiceTensors, StepTensors};
+pub(crate) use record::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors, Tile};
 pub use rope::Rope;
 pub use source::ModelSource;
+
+use crate::codec::Fingerprint;
+use crate::error::Error;
 
 /// The weights of one layer, by their names in the ops that use them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,11 +58,11 @@ pub(crate) struct Weights {
 }
 
 /// A model whose weights are on a device.
-#[derive(Debug)]
 pub struct Model {
     path: PathBuf,
     config: ModelConfig,
     weights: Weights,
+    backend: Arc<dyn Backend>,
 }
 
 impl Model {
@@ -76,8 +81,63 @@ impl Model {
         (self.weights.rope.rows - ROPE_LOW).saturating_mul(ROPE_LOW)
     }
 
+    /// The output projection of a layer's attention.
+    pub(crate) fn output_projection(&self, layer: usize) -> Tensor {
+        self.weights.layers[layer].w_o
+    }
+
+    /// The weights of a layer's key head norm, where it has one.
+    pub(crate) fn key_norm(&self, layer: usize) -> Result<Option<Vec<f32>>, Error> {
+        let Some(tensor) = self.weights.layers[layer].k_norm else {
+            return Ok(None);
+        };
+        let mut values = vec![0.0f32; tensor.cols as usize];
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        self.backend().read(tensor.buffer, tensor.offset, bytes)?;
+        Ok(Some(values))
+    }
+
+    /// What tells this model apart from others: its dimensions, and a hash over a part of its weights, as they lie on the device.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
+        /// Bytes of each layer that are hashed.
+        const BYTES: u64 = 4096;
+        let mut hash = Sha256::new();
+        for layer in &self.weights.layers {
+            let length = layer.w_k.bytes().min(BYTES) / 4 * 4;
+            let mut bytes = vec![0u8; length as usize];
+            let (buffer, offset) = (layer.w_k.buffer, layer.w_k.offset);
+            self.backend().read(buffer, offset, &mut bytes)?;
+            hash.update(layer.w_k.dtype.name());
+            hash.update(&bytes);
+        }
+        let digest = hash.finalize();
+        Ok(Fingerprint {
+            architecture: self.config.architecture.name().to_owned(),
+            layers: self.config.layers,
+            kv_heads: self.config.shape.kv_heads,
+            head_dim: self.config.shape.head_dim,
+            weights: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+
+    fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
     /// Bytes of its weights on the device, tables included.
     pub fn bytes(&self) -> u64 {
         self.weights.buffers.iter().map(Allocation::bytes).sum()
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("path", &self.path)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

@@ -2,11 +2,13 @@
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{
-    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Select,
+    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Rope, Select,
+    Selected,
 };
 use longwave_contract::{CheckError, Recording, Tensor};
 
-use super::Model;
+use super::{Layer, Model};
+use crate::codec::{Placed, RestoreTensors};
 use crate::policy::{Policy, Role};
 
 /// The tensors that a step reads and writes, beside weights and cache. `n` is the row capacity of the recording, `m` the number of rows
@@ -48,8 +50,8 @@ pub struct ChoiceTensors {
     pub picks: Tensor,
     /// Scores of candidates, `f32[p, longest]`.
     pub scores: Tensor,
-    /// Entries that were chosen, `u32[p, m]`.
-    pub entries: Tensor,
+    /// Entries or tokens that were chosen, `u32[p, m]`.
+    pub chosen: Tensor,
     /// Views of those entries, `u32[v, 4]`.
     pub views: Tensor,
     /// The most tokens that any row reads of them.
@@ -59,148 +61,368 @@ pub struct ChoiceTensors {
 impl ChoiceTensors {
     /// All picks' entries as one list, as views name them; rows are padded to whole quads.
     fn list(&self) -> Tensor {
-        let (rows, cols) = (self.entries.rows, self.entries.cols.next_multiple_of(4));
+        let (rows, cols) = (self.chosen.rows, self.chosen.cols.next_multiple_of(4));
         Tensor {
             rows: 1,
             cols: rows * cols,
-            ..self.entries
+            ..self.chosen
         }
     }
+}
+
+/// Restored rows that one recording takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tile {
+    /// The first row.
+    pub first: u32,
+    /// Rows.
+    pub rows: u32,
+    /// How many of them count.
+    pub count: Tensor,
+}
+
+/// What is restored, and how attention reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Restoration {
+    /// Positions, or all of a sequence's.
+    pub tokens: Option<Tensor>,
+    /// Rows from one sequence to the next.
+    pub pitch: u32,
+    /// The rows, tile by tile.
+    pub tiles: Vec<Tile>,
+    /// Views of the scratch rows.
+    pub views: Tensor,
+    /// The most tokens that any row reads of them.
+    pub longest: u32,
+}
+
+/// The tensors by which layers that compress restore their tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RestoreStep {
+    /// Row descriptors whose slots are those of tails, `u32[n, 8]`.
+    pub rows: Tensor,
+    /// Stores, `u32[p, 8]`.
+    pub stores: Tensor,
+    /// Their raw pages and blocks.
+    pub entries: Tensor,
+    /// All tokens.
+    pub all: Restoration,
+    /// Those that an observer chose.
+    pub chosen: Option<Restoration>,
+    /// Working memory for rows and latents of a tile.
+    pub out: Tensor,
+    /// See `out`.
+    pub z: Tensor,
+    /// Scratch rows.
+    pub scratch: Tensor,
+    /// The pages of the scratch rows, in order.
+    pub scratch_pages: Tensor,
+}
+
+/// Where a layer keeps its tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LayerCache<'a> {
+    /// All of them as raw rows.
+    Raw(Tensor),
+    /// Raw rows of sinks and tails, and blocks.
+    Coded {
+        raw: Tensor,
+        latents: Tensor,
+        codec: &'a Placed,
+    },
 }
 
 impl Model {
     /// Records one step: embeddings, all layers, and the logits of the selected rows.
     ///
-    /// `cache` gives the raw rows of a layer.
+    /// `cache` gives the rows and blocks of a layer; `restore` is there where a layer compresses.
     ///
     /// # Errors
     /// When a tensor does not fit its op, which means that the model's weights or the step's tensors are misshapen.
-    pub fn record(
+    pub(crate) fn record<'a>(
         &self,
         label: impl Into<String>,
         step: &StepTensors,
+        restore: Option<&RestoreStep>,
         policy: &dyn Policy,
-        cache: impl Fn(usize) -> Tensor,
+        cache: impl Fn(usize) -> LayerCache<'a>,
     ) -> Result<Recording, CheckError> {
         let mut recording = Recording::new(label);
-        let config = self.config();
-        let StepTensors {
-            rows,
-            count,
-            x,
-            q,
-            attended,
-            inner,
-            ..
-        } = *step;
-        recording.push(Embed {
-            table: self.weights.embedding,
-            rows,
-            count,
-            out: x,
-        })?;
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            let kv = cache(index);
-            recording.push(QkvRopeAppend {
-                x,
-                norm: layer.attention_norm,
-                epsilon: config.epsilon,
-                w_q: layer.w_q,
-                w_k: layer.w_k,
-                w_v: layer.w_v,
-                b_q: layer.b_q,
-                b_k: layer.b_k,
-                b_v: layer.b_v,
-                q_norm: layer.q_norm,
-                k_norm: layer.k_norm,
-                rope: self.weights.rope,
-                rows,
-                count,
-                shape: config.shape,
-                space: KeySpace::Roped,
-                q,
-                kv,
-            })?;
-            let dense = Attend {
-                q,
-                kv,
-                rows,
-                count,
-                views: step.views,
-                entries: step.entries,
-                shape: config.shape,
-                scale: 1.0 / (config.shape.head_dim as f32).sqrt(),
-                longest: step.longest,
-                out: attended,
-            };
-            match (policy.role(index as u32), step.choice) {
-                (Role::Follow, Some(choice)) => recording.push(Attend {
-                    views: choice.views,
-                    entries: choice.list(),
-                    longest: choice.longest,
-                    ..dense
-                })?,
-                (Role::Observe, Some(choice)) => {
-                    recording.push(dense)?;
-                    recording.push(Observe {
-                        q,
-                        kv,
-                        rows,
-                        views: step.views,
-                        entries: step.entries,
-                        picks: choice.picks,
-                        count,
-                        shape: config.shape,
-                        scale: dense.scale,
-                        scores: choice.scores,
-                    })?;
-                    recording.push(Select {
-                        scores: choice.scores,
-                        rows,
-                        views: step.views,
-                        entries: step.entries,
-                        picks: choice.picks,
-                        count,
-                        out: choice.entries,
-                    })?;
+        self.record_embedding(&mut recording, step)?;
+        for index in 0..self.weights.layers.len() {
+            let role = policy.role(index as u32);
+            match (cache(index), restore) {
+                (LayerCache::Raw(kv), _) => {
+                    // What is chosen of a dense view are entries where the layers that follow keep raw rows, and else tokens.
+                    let yields = match restore {
+                        None => Selected::Entries,
+                        Some(_) => Selected::Tokens,
+                    };
+                    self.record_queries(&mut recording, index, step, KeySpace::Roped, kv, None)?;
+                    let dense = self.attend(step, kv);
+                    match (role, step.choice) {
+                        (Role::Follow, Some(choice)) => recording.push(Attend {
+                            views: choice.views,
+                            entries: choice.list(),
+                            longest: choice.longest,
+                            ..dense
+                        })?,
+                        (Role::Observe, Some(choice)) => {
+                            recording.push(dense)?;
+                            record_choice(&mut recording, &dense, &choice, yields)?;
+                        }
+                        (Role::Dense | Role::Observe | Role::Follow, _) => recording.push(dense)?,
+                    }
                 }
-                (Role::Dense | Role::Observe | Role::Follow, _) => recording.push(dense)?,
+                (
+                    LayerCache::Coded {
+                        raw,
+                        latents,
+                        codec,
+                    },
+                    Some(restore),
+                ) => {
+                    let tail = StepTensors {
+                        rows: restore.rows,
+                        ..*step
+                    };
+                    self.record_queries(
+                        &mut recording,
+                        index,
+                        &tail,
+                        KeySpace::Unroped,
+                        raw,
+                        None,
+                    )?;
+                    let what = match (role, &restore.chosen) {
+                        (Role::Follow, Some(chosen)) => chosen,
+                        _ => &restore.all,
+                    };
+                    self.record_restore(&mut recording, index, restore, what, raw, latents, codec)?;
+                    let attend = Attend {
+                        views: what.views,
+                        entries: restore.scratch_pages,
+                        longest: what.longest,
+                        ..self.attend(&tail, restore.scratch)
+                    };
+                    recording.push(attend)?;
+                    if let (Role::Observe, Some(choice)) = (role, step.choice) {
+                        record_choice(&mut recording, &attend, &choice, Selected::Tokens)?;
+                    }
+                }
+                (LayerCache::Coded { .. }, None) => {
+                    return Err(CheckError {
+                        op: "step",
+                        operand: "restore",
+                        expected: format!("tensors to restore layer {index} with"),
+                        found: "none".into(),
+                    });
+                }
             }
-            recording.push(LinearAdd {
-                a: attended,
-                weight: layer.w_o,
-                bias: layer.b_o,
-                count,
-                x,
-            })?;
-            recording.push(GateUpSilu {
-                x,
-                norm: layer.feed_forward_norm,
-                epsilon: config.epsilon,
-                w_gate: layer.w_gate,
-                w_up: layer.w_up,
-                count,
-                out: inner,
-            })?;
-            recording.push(LinearAdd {
-                a: inner,
-                weight: layer.w_down,
-                bias: None,
-                count,
-                x,
-            })?;
+            self.record_feed_forward(&mut recording, index, step)?;
         }
-        if let Some(out) = step.logits {
-            recording.push(NormLinear {
-                x,
-                select: step.select,
-                norm: self.weights.norm,
-                epsilon: config.epsilon,
-                weight: self.weights.output,
-                count: step.selected,
-                out,
-            })?;
-        }
+        self.record_logits(&mut recording, step)?;
         Ok(recording)
     }
+
+    /// Records the embedding of the rows' tokens.
+    pub(crate) fn record_embedding(
+        &self,
+        recording: &mut Recording,
+        step: &StepTensors,
+    ) -> Result<(), CheckError> {
+        recording.push(Embed {
+            table: self.weights.embedding,
+            rows: step.rows,
+            count: step.count,
+            out: step.x,
+        })
+    }
+
+    /// Records what restores tokens of a layer to scratch rows.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a layer's parts are passed as they are"
+    )]
+    pub(crate) fn record_restore(
+        &self,
+        recording: &mut Recording,
+        layer: usize,
+        step: &RestoreStep,
+        what: &Restoration,
+        raw: Tensor,
+        latents: Tensor,
+        codec: &Placed,
+    ) -> Result<(), CheckError> {
+        for tile in &what.tiles {
+            let out = Tensor {
+                rows: tile.rows,
+                ..step.out
+            };
+            codec.restore(
+                recording,
+                &RestoreTensors {
+                    tokens: what.tokens,
+                    stores: step.stores,
+                    entries: step.entries,
+                    count: tile.count,
+                    pitch: what.pitch,
+                    first: tile.first,
+                    raw,
+                    latents,
+                    out,
+                    z: step.z,
+                },
+            )?;
+            recording.push(Rope {
+                x: out,
+                tokens: what.tokens,
+                stores: step.stores,
+                count: tile.count,
+                pitch: what.pitch,
+                first: tile.first,
+                k_norm: self.weights.layers[layer].k_norm,
+                epsilon: self.config().epsilon,
+                rope: self.weights.rope,
+                shape: self.config().shape,
+                kv: step.scratch,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Records queries, and keys and values into `kv`, at each row's slot.
+    pub(crate) fn record_queries(
+        &self,
+        recording: &mut Recording,
+        layer: usize,
+        step: &StepTensors,
+        space: KeySpace,
+        kv: Tensor,
+        staged: Option<Tensor>,
+    ) -> Result<(), CheckError> {
+        let layer: &Layer = &self.weights.layers[layer];
+        recording.push(QkvRopeAppend {
+            x: step.x,
+            norm: layer.attention_norm,
+            epsilon: self.config().epsilon,
+            w_q: layer.w_q,
+            w_k: layer.w_k,
+            w_v: layer.w_v,
+            b_q: layer.b_q,
+            b_k: layer.b_k,
+            b_v: layer.b_v,
+            q_norm: layer.q_norm,
+            k_norm: layer.k_norm,
+            rope: self.weights.rope,
+            rows: step.rows,
+            count: step.count,
+            shape: self.config().shape,
+            space,
+            q: step.q,
+            kv,
+            staged,
+        })
+    }
+
+    /// Attention over the step's own views of `kv`.
+    pub(crate) fn attend(&self, step: &StepTensors, kv: Tensor) -> Attend {
+        Attend {
+            q: step.q,
+            kv,
+            rows: step.rows,
+            count: step.count,
+            views: step.views,
+            entries: step.entries,
+            shape: self.config().shape,
+            scale: 1.0 / (self.config().shape.head_dim as f32).sqrt(),
+            longest: step.longest,
+            out: step.attended,
+        }
+    }
+
+    /// Records what follows attention in a layer.
+    pub(crate) fn record_feed_forward(
+        &self,
+        recording: &mut Recording,
+        layer: usize,
+        step: &StepTensors,
+    ) -> Result<(), CheckError> {
+        let layer: &Layer = &self.weights.layers[layer];
+        let StepTensors { count, x, .. } = *step;
+        recording.push(LinearAdd {
+            a: step.attended,
+            weight: layer.w_o,
+            bias: layer.b_o,
+            count,
+            x,
+        })?;
+        recording.push(GateUpSilu {
+            x,
+            norm: layer.feed_forward_norm,
+            epsilon: self.config().epsilon,
+            w_gate: layer.w_gate,
+            w_up: layer.w_up,
+            count,
+            out: step.inner,
+        })?;
+        recording.push(LinearAdd {
+            a: step.inner,
+            weight: layer.w_down,
+            bias: None,
+            count,
+            x,
+        })
+    }
+
+    /// Records the logits that are asked for.
+    pub(crate) fn record_logits(
+        &self,
+        recording: &mut Recording,
+        step: &StepTensors,
+    ) -> Result<(), CheckError> {
+        let Some(out) = step.logits else {
+            return Ok(());
+        };
+        recording.push(NormLinear {
+            x: step.x,
+            select: step.select,
+            norm: self.weights.norm,
+            epsilon: self.config().epsilon,
+            weight: self.weights.output,
+            count: step.selected,
+            out,
+        })
+    }
+}
+
+/// Records the scores of what an observer's attention read, and the choice by them.
+fn record_choice(
+    recording: &mut Recording,
+    attend: &Attend,
+    choice: &ChoiceTensors,
+    yields: Selected,
+) -> Result<(), CheckError> {
+    recording.push(Observe {
+        q: attend.q,
+        kv: attend.kv,
+        rows: attend.rows,
+        views: attend.views,
+        entries: attend.entries,
+        picks: choice.picks,
+        count: attend.count,
+        shape: attend.shape,
+        scale: attend.scale,
+        scores: choice.scores,
+    })?;
+    recording.push(Select {
+        scores: choice.scores,
+        rows: attend.rows,
+        views: attend.views,
+        entries: attend.entries,
+        picks: choice.picks,
+        count: attend.count,
+        yields,
+        out: choice.chosen,
+    })
 }

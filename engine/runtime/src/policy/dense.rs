@@ -2,7 +2,7 @@
 
 use longwave_contract::kv::{Entry, PAGE, Tier, ViewDesc};
 
-use super::{Policy, Retention, Role};
+use super::{Policy, Role};
 use crate::kv::Sequence;
 
 /// Dense attention over the exact rows: what every other policy is measured against.
@@ -16,10 +16,6 @@ impl Policy for Dense {
 
     fn role(&self, _layer: u32) -> Role {
         Role::Dense
-    }
-
-    fn retention(&self, _length: u32) -> Retention {
-        Retention::KeepAll
     }
 
     fn view(&self, sequence: &Sequence, last: u32, entries: &mut Vec<Entry>) -> ViewDesc {
@@ -50,6 +46,7 @@ mod tests {
         let sequence = Sequence {
             tokens: vec![0; 40],
             pages: vec![5, 2, 9],
+            ..Sequence::default()
         };
         let mut entries = vec![Entry(0)];
         let view = Dense.view(&sequence, 40, &mut entries);

@@ -3,13 +3,19 @@
 //! A policy holds no storage and runs nothing. It says what each layer does ([`Role`]), which rows the queries of a step read (a view),
 //! and what becomes of old tokens after a step ([`Retention`]). One file per policy.
 
+mod deltakv;
 mod dense;
 mod omnikv;
 
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use deltakv::DeltaKv;
 pub use dense::Dense;
 use longwave_contract::kv::{Entry, PickDesc, ViewDesc};
 pub use omnikv::OmniKv;
 
+use crate::codec::Codec;
 use crate::kv::Sequence;
 
 /// What a layer's attention does.
@@ -84,14 +90,22 @@ pub enum PolicyError {
         /// How many there are.
         layers: u32,
     },
+    /// A layer that reads what others choose keeps nothing to restore.
+    #[error("layer {layer} is no full layer and has no codec")]
+    NoCodec {
+        /// The layer.
+        layer: u32,
+    },
 }
 
 /// What becomes of a sequence's old tokens after a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retention {
     /// They stay as they are.
     KeepAll,
+    /// Positions that become blocks: whole blocks, from the first position that is in none.
+    Compress(Range<u32>),
 }
 
 /// Decides what queries read and what is kept.
@@ -107,8 +121,33 @@ pub trait Policy: Send + Sync {
         None
     }
 
-    /// What becomes of a sequence's tokens once `length` of them are in the cache.
-    fn retention(&self, length: u32) -> Retention;
+    /// What is chosen for row `row` of a step, the next token of a sequence; only asked where there is a budget.
+    fn pick(&self, row: u32, sequence: &Sequence) -> PickDesc {
+        let budget = self.budget().unwrap_or_default();
+        budget.pick(row, sequence.len() + 1)
+    }
+
+    /// What becomes of a sequence's tokens once `length` of them are in the cache, `compressed` of them in blocks.
+    fn retention(&self, length: u32, compressed: u32) -> Retention {
+        let _ = (length, compressed);
+        Retention::KeepAll
+    }
+
+    /// How a layer's old tokens are compressed; `None` where they stay as they are.
+    fn codec(&self, layer: u32) -> Option<&Arc<dyn Codec>> {
+        let _ = layer;
+        None
+    }
+
+    /// Tokens at the beginning that are never compressed.
+    fn sinks(&self) -> u32 {
+        0
+    }
+
+    /// The most tokens at the end that are not compressed, once a step is over.
+    fn tail(&self) -> u32 {
+        0
+    }
 
     /// Appends the entries by which rows up to position `last` of a sequence read its cache, and describes them. The sequence's pages
     /// cover `last`.

@@ -3,7 +3,7 @@
 use longwave_contract::kv::{Entry, ViewDesc};
 
 use super::dense::Dense;
-use super::{Budget, Policy, PolicyError, Retention, Role};
+use super::{Budget, Policy, PolicyError, Role};
 use crate::kv::Sequence;
 
 /// Full layers unless others are named: the paper's for Llama-3.1-8B, of which every model has the first ones.
@@ -45,7 +45,8 @@ impl OmniKv {
         })
     }
 
-    fn is_full(&self, layer: u32) -> bool {
+    /// Whether a layer reads everything.
+    pub fn is_full(&self, layer: u32) -> bool {
         self.full.binary_search(&layer).is_ok()
     }
 }
@@ -66,10 +67,6 @@ impl Policy for OmniKv {
 
     fn budget(&self) -> Option<Budget> {
         Some(self.budget)
-    }
-
-    fn retention(&self, _length: u32) -> Retention {
-        Retention::KeepAll
     }
 
     fn view(&self, sequence: &Sequence, last: u32, entries: &mut Vec<Entry>) -> ViewDesc {

@@ -1,0 +1,252 @@
+//! The buffers that ops work in.
+
+use std::sync::Arc;
+
+use longwave_contract::kv::{BLOCK, Entry, PAGE, Tier};
+use longwave_contract::{Allocation, Backend, BufferDesc, DType, Tensor};
+
+use super::EngineOptions;
+use super::plans::Bucket;
+use super::tables;
+use crate::codec::Placed;
+use crate::error::Error;
+use crate::model::{ChoiceTensors, ModelConfig};
+use crate::policy::Budget;
+
+/// The buffers that ops work in, each with room for a full step.
+pub(super) struct Activations {
+    pub buffers: Vec<Allocation>,
+}
+
+impl Activations {
+    pub fn descs(options: &EngineOptions, config: &ModelConfig) -> [BufferDesc; 5] {
+        let desc = |label: &str, rows, cols| BufferDesc::of(label, DType::F32, rows, cols);
+        [
+            desc("residual stream", options.chunk, config.width),
+            desc("queries", options.chunk, config.q_width()),
+            desc("attended", options.chunk, config.q_width()),
+            desc("feed-forward", options.chunk, config.inner),
+            desc("logits", options.sequences, config.vocabulary),
+        ]
+    }
+
+    pub fn tensor(&self, index: usize, rows: u32, cols: u32) -> Tensor {
+        Tensor::new(self.buffers[index].id(), DType::F32, rows, cols)
+    }
+}
+
+/// The buffers in which a policy's layers choose what others read.
+pub(super) struct Choice {
+    scores: Allocation,
+    entries: Allocation,
+    /// Tokens that are chosen for a sequence at most.
+    tokens: u32,
+}
+
+impl Choice {
+    /// Scores of every token, and as many entries as the budget has, for each sequence.
+    pub fn descs(options: &EngineOptions, budget: Budget) -> [BufferDesc; 2] {
+        let tokens = budget.tokens().min(options.context);
+        [
+            BufferDesc::of("scores", DType::F32, options.sequences, options.context),
+            BufferDesc::of("chosen entries", DType::U32, options.sequences, tokens),
+        ]
+    }
+
+    pub fn new(
+        backend: &Arc<dyn Backend>,
+        options: &EngineOptions,
+        budget: Budget,
+    ) -> Result<Self, Error> {
+        let [scores, entries] = Choice::descs(options, budget);
+        Ok(Choice {
+            scores: Allocation::new(backend, &scores)?,
+            entries: Allocation::new(backend, &entries)?,
+            tokens: budget.tokens().min(options.context),
+        })
+    }
+
+    /// From one sequence's entries to the next's.
+    pub fn pitch(&self) -> u32 {
+        self.tokens.next_multiple_of(4)
+    }
+
+    pub fn tensors(&self, bucket: Bucket, layout: &tables::Layout) -> ChoiceTensors {
+        let picks = layout.first(tables::Region::Picks, bucket.rows);
+        ChoiceTensors {
+            picks,
+            scores: Tensor::new(self.scores.id(), DType::F32, picks.rows, bucket.longest),
+            chosen: Tensor::new(self.entries.id(), DType::U32, picks.rows, self.tokens),
+            views: layout.whole(tables::Region::ChosenViews),
+            longest: bucket.chosen,
+        }
+    }
+}
+
+/// Restored rows that a codec takes at a time.
+pub(super) const TILE: u32 = 4096;
+
+/// Blocks that are compressed at a time.
+pub(super) const BATCH: u32 = 16;
+
+/// The buffers of policies that compress: scratch rows, and what one layer of a prompt needs.
+pub(super) struct Layered {
+    /// Restored rows, which all layers share.
+    scratch: Allocation,
+    /// The pages of the scratch rows, in order.
+    pages: Allocation,
+    /// Rows of one layer before the rotary embedding: sinks, tail, and the prompt.
+    staged: Allocation,
+    /// The residual stream of a whole prompt.
+    hidden: Allocation,
+    /// Rows of a tile or a batch, and their latents.
+    rows: Allocation,
+    latents: Allocation,
+    sizes: Sizes,
+}
+
+/// Rows of each buffer.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    scratch: u32,
+    staged: u32,
+    hidden: u32,
+    rows: u32,
+    cols: u32,
+    rank: u32,
+    width: u32,
+}
+
+impl Sizes {
+    fn new(
+        options: &EngineOptions,
+        config: &ModelConfig,
+        sinks: u32,
+        tail: u32,
+        rank: u32,
+    ) -> Self {
+        let context = options.context.next_multiple_of(PAGE);
+        // What was raw before a prompt, and the prompt.
+        let staged = sinks
+            .saturating_add(tail)
+            .min(options.context)
+            .next_multiple_of(PAGE)
+            + context
+            + 2 * PAGE;
+        let restored = context.saturating_mul(options.sequences).min(TILE);
+        Sizes {
+            scratch: context * options.sequences,
+            staged,
+            hidden: options.context,
+            rows: restored.max(BATCH * BLOCK),
+            cols: config.shape.cols(),
+            rank,
+            width: config.width,
+        }
+    }
+
+    fn descs(&self) -> [BufferDesc; 6] {
+        let desc = |label: &str, dtype, rows, cols| BufferDesc::of(label, dtype, rows, cols);
+        [
+            desc("scratch rows", DType::F16, self.scratch, self.cols),
+            desc("scratch pages", DType::U32, 1, self.scratch / PAGE),
+            desc("staged rows", DType::F16, self.staged, self.cols),
+            desc(
+                "residual stream of a prompt",
+                DType::F32,
+                self.hidden,
+                self.width,
+            ),
+            desc("rows of a tile", DType::F32, self.rows, self.cols),
+            desc("latents of a tile", DType::F32, self.rows, self.rank),
+        ]
+    }
+}
+
+impl Layered {
+    /// Bytes that the buffers take, for latents as wide as rows.
+    pub fn bytes(options: &EngineOptions, config: &ModelConfig) -> u64 {
+        let tail = Budget::default().recent + BLOCK;
+        let sizes = Sizes::new(
+            options,
+            config,
+            Budget::default().sink,
+            tail,
+            config.shape.cols(),
+        );
+        sizes.descs().iter().map(|desc| desc.bytes).sum()
+    }
+
+    pub fn new(
+        backend: &Arc<dyn Backend>,
+        options: &EngineOptions,
+        config: &ModelConfig,
+        codecs: &[Option<Placed>],
+        (sinks, tail): (u32, u32),
+    ) -> Result<Self, Error> {
+        let ranks = codecs.iter().flatten().map(|codec| codec.shape().rank);
+        let rank = ranks.max().unwrap_or(0).max(config.shape.cols());
+        let sizes = Sizes::new(options, config, sinks, tail, rank);
+        let [scratch, pages, staged, hidden, rows, latents] =
+            sizes.descs().map(|desc| Allocation::new(backend, &desc));
+        let layered = Layered {
+            scratch: scratch?,
+            pages: pages?,
+            staged: staged?,
+            hidden: hidden?,
+            rows: rows?,
+            latents: latents?,
+            sizes,
+        };
+        let entries: Vec<Entry> = (0..sizes.scratch / PAGE)
+            .filter_map(|page| Entry::new(Tier::Scratch, page))
+            .collect();
+        backend.write(layered.pages.id(), 0, bytemuck::cast_slice(&entries))?;
+        Ok(layered)
+    }
+
+    /// Scratch rows, `f16[slots, cols]`.
+    pub fn scratch(&self) -> Tensor {
+        Tensor::new(
+            self.scratch.id(),
+            DType::F16,
+            self.sizes.scratch,
+            self.sizes.cols,
+        )
+    }
+
+    /// Entries that name the pages of the scratch rows.
+    pub fn scratch_pages(&self) -> Tensor {
+        Tensor::new(self.pages.id(), DType::U32, 1, self.sizes.scratch / PAGE)
+    }
+
+    /// Rows of one layer before the rotary embedding.
+    pub fn staged(&self) -> Tensor {
+        Tensor::new(
+            self.staged.id(),
+            DType::F16,
+            self.sizes.staged,
+            self.sizes.cols,
+        )
+    }
+
+    /// The residual stream of a whole prompt.
+    pub fn hidden(&self) -> Tensor {
+        Tensor::new(
+            self.hidden.id(),
+            DType::F32,
+            self.sizes.hidden,
+            self.sizes.width,
+        )
+    }
+
+    /// Working memory for `rows` rows.
+    pub fn rows(&self, rows: u32) -> Tensor {
+        Tensor::new(self.rows.id(), DType::F32, rows, self.sizes.cols)
+    }
+
+    /// Working memory for the latents of as many.
+    pub fn latents(&self, rows: u32) -> Tensor {
+        Tensor::new(self.latents.id(), DType::F32, rows, self.sizes.rank)
+    }
+}

@@ -1,0 +1,260 @@
+//! Steps: some rows of some sequences through all layers, in one recording or two.
+
+use longwave_contract::Recording;
+use longwave_contract::kv::PAGE;
+
+use super::plans::{Bucket, Key};
+use super::tables::Region;
+use super::{Engine, Feed};
+use crate::error::Error;
+use crate::kv::Sequence;
+use crate::model::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors};
+
+impl Engine {
+    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step.
+    pub(super) fn advance(
+        &mut self,
+        feeds: &[Feed<'_>],
+        chooses: &[bool],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let mut logits: Vec<Option<Vec<f32>>> = vec![None; feeds.len()];
+        let mut rest: Vec<usize> = (0..feeds.len()).collect();
+        if self.layered.is_some() {
+            // Prompts are compressed layer by layer, each on its own.
+            for index in rest.extract_if(.., |index| !chooses[*index]) {
+                let feed = &feeds[index];
+                let found = self.prefill_layers(feed.sequence, feed.tokens, &mut |_| {}, None)?;
+                logits[index] = feed.logits.then_some(found);
+            }
+        }
+        let decoding: Vec<Feed<'_>> = rest.iter().map(|&index| feeds[index]).collect();
+        let chooses: Vec<bool> = rest.iter().map(|&index| chooses[index]).collect();
+        for (group, selects) in self.groups(&decoding, &chooses) {
+            let some: Vec<Feed<'_>> = group.iter().map(|&index| decoding[index]).collect();
+            let bucket = self.fill(&some, selects)?;
+            let key = Key::Step(bucket);
+            if !self.plans.contains(key) {
+                let recording = self.record(bucket)?;
+                self.plans.insert(key, &recording)?;
+            }
+            let ticket = self.plans.run(key)?;
+            self.backend.wait(ticket)?;
+            let wanted: Vec<usize> = group
+                .into_iter()
+                .filter(|&index| decoding[index].logits)
+                .collect();
+            for (index, row) in wanted.iter().zip(self.read_logits(wanted.len())?) {
+                logits[rest[*index]] = Some(row);
+            }
+        }
+        for feed in &decoding {
+            if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
+                sequence.tokens.extend_from_slice(feed.tokens);
+            }
+            self.compress_tail(feed.sequence)?;
+        }
+        Ok(logits.into_iter().flatten().collect())
+    }
+
+    /// The feeds that share a recording, and whether something is left out for them: all for which it is, and all others.
+    pub(super) fn groups(&self, feeds: &[Feed<'_>], chooses: &[bool]) -> Vec<(Vec<usize>, bool)> {
+        let drops = |index: usize| {
+            let sequence = self.sequences.get(&feeds[index].sequence);
+            let pick = sequence.map(|sequence| self.policy.pick(0, sequence));
+            chooses[index] && pick.is_some_and(|pick| pick.candidates > pick.keep)
+        };
+        let (some, all): (Vec<usize>, Vec<usize>) = match self.policy.budget() {
+            None => (Vec::new(), (0..feeds.len()).collect()),
+            Some(_) => (0..feeds.len()).partition(|&index| drops(index)),
+        };
+        [(all, false), (some, true)]
+            .into_iter()
+            .filter(|(group, _)| !group.is_empty())
+            .collect()
+    }
+
+    /// Takes the pages that feeds need and writes the tables of their recording; where it `selects`, all of them choose what they read.
+    pub(super) fn fill(&mut self, feeds: &[Feed<'_>], selects: bool) -> Result<Bucket, Error> {
+        for feed in feeds {
+            self.take_pages(feed.sequence, feed.tokens.len() as u32)?;
+        }
+        let pitch = self.choice.as_ref().map_or(0, |choice| choice.pitch());
+        let sinks = self.policy.sinks();
+        self.tables.begin();
+        for feed in feeds {
+            let sequence = self
+                .sequences
+                .get(&feed.sequence)
+                .ok_or(Error::NoSequence(feed.sequence))?;
+            self.tables.add(feed, sequence, &*self.policy);
+            if selects {
+                self.tables.add_pick(sequence, &*self.policy, pitch);
+            }
+            if self.layered.is_some() {
+                self.tables.add_coded(sequence, sinks);
+            }
+        }
+        let bucket = Bucket::of(&self.tables, &self.options);
+        if self.layered.is_some() {
+            let (all, chosen) = pitches(bucket);
+            self.tables.number_scratch(all, chosen);
+        }
+        self.tables.upload(&*self.backend)?;
+        Ok(bucket)
+    }
+
+    /// Takes the pages that a sequence needs for `more` tokens.
+    fn take_pages(&mut self, id: crate::kv::SequenceId, more: u32) -> Result<(), Error> {
+        let sinks = self.policy.sinks();
+        let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
+        let length = sequence.len() + more;
+        let taken = self.pool.pages.take(sequence.missing_pages(length));
+        sequence.pages.extend(taken.into_iter().flatten());
+        if self.layered.is_some() {
+            let wanted = sequence.tail_pages(length, sinks);
+            let missing = wanted.saturating_sub(sequence.tail.len() as u32);
+            let free = self.pool.tail.free_pages();
+            let taken = self.pool.tail.take(missing).ok_or(Error::CacheFull {
+                needed: missing,
+                free,
+                pages: self.pool.tail.pages(),
+            })?;
+            sequence.tail.extend(taken);
+        }
+        Ok(())
+    }
+
+    /// The tensors of a step, or of a chunk of a prompt, with this bucket.
+    pub(super) fn step_tensors(&self, bucket: Bucket) -> StepTensors {
+        let config = self.model.config();
+        let layout = &self.tables.layout;
+        StepTensors {
+            rows: layout.first(Region::Rows, bucket.rows),
+            count: layout.whole(Region::Count),
+            select: layout.leading(Region::Select, bucket.logits.max(1)),
+            selected: layout.whole(Region::Selected),
+            views: layout.whole(Region::Views),
+            entries: layout.whole(Region::Entries),
+            x: self.activations.tensor(0, bucket.rows, config.width),
+            q: self.activations.tensor(1, bucket.rows, config.q_width()),
+            attended: self.activations.tensor(2, bucket.rows, config.q_width()),
+            inner: self.activations.tensor(3, bucket.rows, config.inner),
+            logits: (bucket.logits > 0)
+                .then(|| self.activations.tensor(4, bucket.logits, config.vocabulary)),
+            longest: bucket.longest,
+            choice: self
+                .choice
+                .as_ref()
+                .filter(|_| bucket.chosen > 0)
+                .map(|choice| choice.tensors(bucket, layout)),
+        }
+    }
+
+    /// Records a step.
+    pub(super) fn record(&self, bucket: Bucket) -> Result<Recording, Error> {
+        let step = self.step_tensors(bucket);
+        let label = format!(
+            "step of {} rows over {} tokens",
+            bucket.rows, bucket.longest
+        );
+        let restore = self.restore_step(bucket, step.choice.as_ref());
+        let cache = |layer| self.layer_cache(layer);
+        Ok(self
+            .model
+            .record(label, &step, restore.as_ref(), &*self.policy, cache)?)
+    }
+
+    /// Where a layer keeps its tokens.
+    pub(super) fn layer_cache(&self, layer: usize) -> LayerCache<'_> {
+        let raw = self.pool.raw(layer);
+        match (self.pool.latents(layer), self.codecs.get(layer)) {
+            (Some(latents), Some(Some(codec))) => LayerCache::Coded {
+                raw,
+                latents,
+                codec,
+            },
+            _ => LayerCache::Raw(raw),
+        }
+    }
+
+    /// How layers that compress restore the tokens of a decode step.
+    fn restore_step(&self, bucket: Bucket, choice: Option<&ChoiceTensors>) -> Option<RestoreStep> {
+        let layout = &self.tables.layout;
+        let sequences = bucket.rows.min(self.options.sequences);
+        let (pitch, chosen_pitch) = pitches(bucket);
+        let chosen = choice.map(|choice| Restoration {
+            tokens: Some(choice.chosen),
+            pitch: chosen_pitch,
+            tiles: layout.tiles(Region::ChosenTileCounts, sequences * chosen_pitch),
+            views: layout.whole(Region::ChosenScratchViews),
+            longest: bucket.chosen,
+        });
+        self.restore_rows(bucket.rows, bucket.longest, sequences, pitch, chosen)
+    }
+
+    /// The tensors by which the tokens of `sequences` sequences, `pitch` rows each, are restored.
+    pub(super) fn restore_rows(
+        &self,
+        rows: u32,
+        longest: u32,
+        sequences: u32,
+        pitch: u32,
+        chosen: Option<Restoration>,
+    ) -> Option<RestoreStep> {
+        let layered = self.layered.as_ref()?;
+        let layout = &self.tables.layout;
+        let all = Restoration {
+            tokens: None,
+            pitch,
+            tiles: layout.tiles(Region::TileCounts, sequences * pitch),
+            views: layout.whole(Region::ScratchViews),
+            longest,
+        };
+        let restored = |what: &Restoration| what.tiles.iter().map(|tile| tile.rows).max();
+        let most = restored(&all)
+            .max(chosen.as_ref().and_then(restored))
+            .unwrap_or(1);
+        Some(RestoreStep {
+            rows: layout.first(Region::CodedRows, rows),
+            stores: layout.first(Region::Stores, sequences),
+            entries: layout.whole(Region::CodedEntries),
+            all,
+            chosen,
+            out: layered.rows(most),
+            z: layered.latents(most),
+            scratch: layered.scratch(),
+            scratch_pages: layered.scratch_pages(),
+        })
+    }
+
+    /// The logits of a recording's first rows.
+    pub(super) fn read_logits(&self, wanted: usize) -> Result<Vec<Vec<f32>>, Error> {
+        let tensor =
+            self.activations
+                .tensor(4, self.options.sequences, self.model.config().vocabulary);
+        (0..wanted as u64)
+            .map(|row| {
+                let mut logits = vec![0.0f32; tensor.cols as usize];
+                self.backend.read(
+                    tensor.buffer,
+                    row * tensor.row_bytes(),
+                    bytemuck::cast_slice_mut(&mut logits),
+                )?;
+                Ok(logits)
+            })
+            .collect()
+    }
+
+    /// The sequence, which a check has found.
+    pub(super) fn found(&self, id: crate::kv::SequenceId) -> Result<&Sequence, Error> {
+        self.sequences.get(&id).ok_or(Error::NoSequence(id))
+    }
+}
+
+/// Scratch rows from one sequence to the next: where all tokens are restored, and where chosen ones are.
+fn pitches(bucket: Bucket) -> (u32, u32) {
+    (
+        bucket.longest.next_multiple_of(PAGE),
+        bucket.chosen.next_multiple_of(PAGE),
+    )
+}

@@ -1,0 +1,303 @@
+//! Policies that compress, on models that the test makes: what must be exact is exact, and what must not change does not.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use longwave_contract::Backend;
+use longwave_contract::kv::{BLOCK, ReferenceShape};
+use longwave_runtime::calibrate::{CalibrateOptions, calibrate, means};
+use longwave_runtime::codec::{Codec, ModelCodec, Transform, rotated};
+use longwave_runtime::engine::{Engine, EngineOptions, Feed};
+use longwave_runtime::kv::SequenceId;
+use longwave_runtime::model::{Model, ModelSource};
+use longwave_runtime::policy::{Budget, DeltaKv, Dense, Policy};
+
+use super::directory::{Directory, Spec};
+
+/// A codec that loses nothing still rounds rows before the rotary embedding, residuals and restored rows to f16, each by up to 2^-11 of an
+/// element. Logits have a standard deviation near 1.
+const ROUNDING: f32 = 2e-2;
+
+const BUDGET: Budget = Budget {
+    sink: 8,
+    recent: 20,
+    keep: u32::MAX,
+};
+
+fn options(sequences: u32) -> EngineOptions {
+    EngineOptions {
+        chunk: 48,
+        sequences,
+        cache_tokens: 512 * sequences,
+        cache_permille: 1000,
+        ..EngineOptions::single(512)
+    }
+}
+
+fn load(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<(Directory, Arc<Model>)> {
+    let spec = Spec {
+        context: 512,
+        ..spec.clone()
+    };
+    let directory = Directory::write(&spec)?;
+    let source = ModelSource::open(directory.path())?;
+    let model = Model::load(backend, &source, &options(2), &mut |_| ())?;
+    Ok((directory, Arc::new(model)))
+}
+
+fn engine(
+    backend: &Arc<dyn Backend>,
+    model: &Arc<Model>,
+    policy: impl Policy + 'static,
+) -> Result<Engine> {
+    let (backend, model) = (Arc::clone(backend), Arc::clone(model));
+    Ok(Engine::new(backend, model, Arc::new(policy), options(2))?)
+}
+
+fn tokens(count: u32) -> Vec<u32> {
+    (0..count)
+        .map(|i| (i * i * 7 + i * 37 + 11) % 300)
+        .collect()
+}
+
+fn step(engine: &mut Engine, sequence: SequenceId, token: u32) -> Result<Vec<f32>> {
+    let feed = Feed {
+        sequence,
+        tokens: &[token],
+        logits: true,
+    };
+    engine.step(&[feed])?.pop().context("no logits")
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, f32::max)
+}
+
+fn identity(model: &Model, stride: Option<u32>) -> Vec<Arc<dyn Codec>> {
+    let config = model.config();
+    let references = stride.map(|stride| ReferenceShape {
+        stride,
+        neighbours: 4,
+    });
+    let codec = Transform::identity(config.shape.cols(), references).shared();
+    vec![codec; config.layers as usize]
+}
+
+/// A prompt in chunks, a later prompt over what is compressed, and decode steps that compress more give what dense attention gives.
+pub fn identity_is_dense(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+    let (_directory, model) = load(backend, spec)?;
+    for stride in [None, Some(10), Some(32)] {
+        let mut dense = engine(backend, &model, Dense)?;
+        let policy = DeltaKv::stored("identity", BUDGET, identity(&model, stride));
+        let mut compressed = engine(backend, &model, policy)?;
+        let all = tokens(470);
+        let mut logits = Vec::new();
+        for engine in [&mut dense, &mut compressed] {
+            let sequence = engine.start();
+            let mut found = vec![
+                engine.prefill(sequence, &all[..300], &mut |_| ())?,
+                engine.prefill(sequence, &all[300..360], &mut |_| ())?,
+            ];
+            for &token in &all[360..] {
+                found.push(step(engine, sequence, token)?);
+            }
+            logits.push((sequence, found));
+        }
+        let blocks = compressed.sequence(logits[1].0)?.blocks.len() as u32;
+        ensure!(blocks == (470 - 8 - 20) / BLOCK, "{blocks} blocks");
+        for (index, (a, b)) in logits[0].1.iter().zip(&logits[1].1).enumerate() {
+            let worst = distance(a, b);
+            ensure!(
+                worst < ROUNDING,
+                "stride {stride:?}, logits {index}: off by {worst}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A budget at or above the history reads what reading everything reads; what compressed once stays as it is; where pages and blocks lie does
+/// not matter.
+pub fn limits(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+    let spec = Spec {
+        layers: 4,
+        ..spec.clone()
+    };
+    let (_directory, model) = load(backend, &spec)?;
+    let codecs = rotated(model.config().shape, &means(backend, &model)?, 4);
+    let all = tokens(420);
+    let run = |engine: &mut Engine| -> Result<(SequenceId, Vec<Vec<f32>>)> {
+        let sequence = engine.start();
+        let mut found = vec![engine.prefill(sequence, &all[..400], &mut |_| ())?];
+        for &token in &all[400..] {
+            found.push(step(engine, sequence, token)?);
+        }
+        Ok((sequence, found))
+    };
+    let mut everything = engine(
+        backend,
+        &model,
+        DeltaKv::stored("q4", BUDGET, codecs.clone()),
+    )?;
+    let (first, expected) = run(&mut everything)?;
+    for keep in [384, 400, u32::MAX] {
+        let budget = Budget { keep, ..BUDGET };
+        let codecs = codecs.iter().cloned().map(Some).collect();
+        let policy = DeltaKv::new(Some(&[0, 2]), budget, codecs)?;
+        let (_, found) = run(&mut engine(backend, &model, policy)?)?;
+        ensure!(found == expected, "keep={keep} is not everything");
+    }
+    // A second sequence takes the other pages and blocks; a third, those of the first.
+    let blocks = everything.read_blocks(first, 1)?;
+    ensure!(blocks.iter().any(|&byte| byte != 0), "the blocks are empty");
+    let (second, found) = run(&mut everything)?;
+    ensure!(found == expected, "other pages give other logits");
+    ensure!(
+        everything.read_blocks(first, 1)? == blocks,
+        "blocks have changed"
+    );
+    ensure!(
+        everything.read_blocks(second, 1)? == blocks,
+        "equal tokens make other blocks"
+    );
+    everything.end(first);
+    let (_, found) = run(&mut everything)?;
+    ensure!(found == expected, "used pages give other logits");
+    Ok(())
+}
+
+/// Two sequences that decode together, one of which leaves tokens out, give what each gives alone; a sequence that was cut goes on as if it had ended there.
+pub fn company(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+    let spec = Spec {
+        layers: 4,
+        ..spec.clone()
+    };
+    let (_directory, model) = load(backend, &spec)?;
+    let codecs = identity(&model, Some(16)).into_iter().enumerate();
+    // Layer 0 keeps raw rows: it observes over a dense view.
+    let codecs = codecs.map(|(layer, codec)| (layer > 0).then_some(codec));
+    let budget = Budget { keep: 40, ..BUDGET };
+    let policy = DeltaKv::new(Some(&[0, 2]), budget, codecs.collect())?;
+    let mut engine = engine(backend, &model, policy)?;
+    let all = tokens(400);
+    let mut alone = Vec::new();
+    for length in [390, 100] {
+        let sequence = engine.start();
+        engine.prefill(sequence, &all[..length], &mut |_| ())?;
+        alone.push(step(&mut engine, sequence, 7)?);
+        engine.end(sequence);
+    }
+    let mut sequences = Vec::new();
+    for length in [390, 100] {
+        let sequence = engine.start();
+        engine.prefill(sequence, &all[..length], &mut |_| ())?;
+        sequences.push(sequence);
+    }
+    let feeds = [1, 0].map(|index| Feed {
+        sequence: sequences[index],
+        tokens: &[7],
+        logits: true,
+    });
+    let together = engine.step(&feeds)?;
+    for (alone, together) in alone.iter().rev().zip(&together) {
+        let worst = distance(alone, together);
+        ensure!(worst < 1e-4, "company moved a logit by {worst}");
+    }
+
+    let cut = sequences[0];
+    let kept = engine.truncate(cut, 200)?;
+    ensure!(kept == 8 + BLOCK, "{kept} tokens are left");
+    let logits = engine.prefill(cut, &all[kept as usize..390], &mut |_| ())?;
+    let whole = engine.prefill(sequences[1], &all[101..102], &mut |_| ())?;
+    ensure!(logits.len() == whole.len(), "logits are missing");
+    let again = step(&mut engine, cut, 7)?;
+    let worst = distance(&alone[0], &again);
+    ensure!(worst < ROUNDING, "a cut moved a logit by {worst}");
+    Ok(())
+}
+
+/// Calibration gives the same file twice, a file is read as it was written, and one for another model is refused by name.
+pub fn codec_files() -> Result<()> {
+    let backend = longwave_tests::adapter::cpu();
+    let (_directory, model) = load(&backend, &Spec::default())?;
+    let options = CalibrateOptions {
+        bytes: 0.25,
+        window: 256,
+        tokens: 1024,
+        ..CalibrateOptions::default()
+    };
+    let text = vec![tokens(1024)];
+    let fit = || calibrate(&backend, &model, &text, &[], &options, &mut |_| ());
+    let codec = fit()?;
+    ensure!(
+        codec.bytes() <= 0.25 && codec.bytes() > 0.2,
+        "{}",
+        codec.bytes()
+    );
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    codec.save(&path("a"))?;
+    fit()?.save(&path("b"))?;
+    ensure!(
+        std::fs::read(path("a"))? == std::fs::read(path("b"))?,
+        "two fits differ"
+    );
+    let read = ModelCodec::open(&path("a"))?;
+    read.check(&model)?;
+    let shapes = |codec: &ModelCodec| -> Vec<_> {
+        let layers = codec.layers();
+        layers
+            .iter()
+            .map(|layer| (layer.shape(), layer.parameters()))
+            .collect()
+    };
+    ensure!(
+        shapes(&read) == shapes(&codec),
+        "a codec changes in its file"
+    );
+
+    let (_other, other) = load(
+        &backend,
+        &Spec {
+            bias: true,
+            ..Spec::default()
+        },
+    )?;
+    let refusal = |result: Result<(), longwave_runtime::Error>| {
+        result
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    let error = refusal(read.check(&other));
+    ensure!(error.contains("another model"), "{error}");
+    let policy = DeltaKv::stored(
+        "narrow",
+        BUDGET,
+        vec![Transform::identity(32, None).shared(); 2],
+    );
+    let error = engine(&backend, &model, policy)
+        .err()
+        .context("a narrow codec was taken")?;
+    ensure!(error.to_string().contains("layer 0"), "{error}");
+    let short = calibrate(&backend, &model, &[tokens(20)], &[], &options, &mut |_| ());
+    let error = refusal(short.map(|_| ()));
+    ensure!(error.contains("too short"), "{error}");
+    let greedy = CalibrateOptions {
+        bytes: 0.001,
+        ..options.clone()
+    };
+    let error = refusal(calibrate(&backend, &model, &text, &[], &greedy, &mut |_| ()).map(|_| ()));
+    ensure!(error.contains("cannot be met"), "{error}");
+    // Damage is named; nothing panics.
+    let bytes = std::fs::read(path("a"))?;
+    for length in [0, 7, 100, bytes.len() - 1] {
+        std::fs::write(path("c"), &bytes[..length])?;
+        ensure!(
+            ModelCodec::open(&path("c")).is_err(),
+            "{length} bytes were taken for a codec"
+        );
+    }
+    Ok(())
+}
