@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::random::SplitMix64;
+
 /// How tokens are chosen. Filters apply in the order of the fields; a temperature of zero is greedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -68,7 +70,7 @@ impl SamplingParams {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     params: SamplingParams,
-    state: u64,
+    random: SplitMix64,
     recent: VecDeque<u32>,
 }
 
@@ -76,7 +78,7 @@ impl Sampler {
     /// A sampler that starts from the parameters' seed.
     pub fn new(params: SamplingParams) -> Self {
         Sampler {
-            state: params.seed,
+            random: SplitMix64::new(params.seed),
             params,
             recent: VecDeque::new(),
         }
@@ -158,7 +160,7 @@ impl Sampler {
 
         let temperature = f64::from(self.params.temperature);
         let total: f64 = candidates.iter().map(|c| weight(c.1, temperature)).sum();
-        let mut rest = self.uniform() * total;
+        let mut rest = self.random.uniform() * total;
         for (id, logit) in &candidates {
             rest -= weight(*logit, temperature);
             if rest < 0.0 {
@@ -166,16 +168,6 @@ impl Sampler {
             }
         }
         candidates.last().map(|c| c.0)
-    }
-
-    /// A number in `[0, 1)` by SplitMix64 (Steele, Lea, Flood 2014).
-    fn uniform(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        (z >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

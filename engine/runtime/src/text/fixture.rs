@@ -61,7 +61,7 @@ impl Random {
 }
 
 /// Bytes 0 to 255 in order, a few merged words, then control tokens and a user-defined one.
-pub(super) fn vocabulary(pre: &str) -> GgufVocabulary {
+pub(crate) fn vocabulary(pre: &str) -> GgufVocabulary {
     let byte = |byte: u8| byte_character(byte).to_string();
     let mut tokens: Vec<String> = (0..=255).map(byte).collect();
     let pairs = [

@@ -14,7 +14,7 @@ mod tokenizer;
 mod vocabulary;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 pub use chat::{ChatOptions, ChatTemplate, Message};
 pub use detokenizer::Detokenizer;

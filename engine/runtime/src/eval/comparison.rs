@@ -1,4 +1,4 @@
-//! How far a policy is from dense attention: divergence of the next-token distribution, and perplexity, on the same inputs.
+//! Divergence of the next-token distribution, and perplexity: teacher-forced, position by position.
 
 use std::ops::Range;
 

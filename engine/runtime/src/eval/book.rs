@@ -1,0 +1,246 @@
+//! Prose for contexts where no text is given: sentences from templates and word lists of this file, varied but made up.
+
+use crate::random::SplitMix64;
+
+const PEOPLE: &[&str] = &[
+    "Anna",
+    "Bram",
+    "Clara",
+    "Dorian",
+    "Edith",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Katya",
+    "Leon",
+    "Mira",
+    "Nils",
+    "Olga",
+    "Pavel",
+    "Quentin",
+    "Rosa",
+    "Stefan",
+    "Thea",
+    "Ulrich",
+    "Vera",
+    "Wanda",
+    "Yusuf",
+    "the baker",
+    "the captain",
+    "the carpenter",
+    "the clerk",
+    "the doctor",
+    "the ferryman",
+    "the gardener",
+    "the judge",
+    "the painter",
+    "the schoolmaster",
+    "the widow",
+];
+const PLACES: &[&str] = &[
+    "the harbour",
+    "the market",
+    "the old mill",
+    "the chapel",
+    "the station",
+    "the orchard",
+    "the quarry",
+    "the library",
+    "the bridge",
+    "the north gate",
+    "the vineyard",
+    "the lighthouse",
+    "the inn",
+    "the workshop",
+    "the meadow",
+    "the courthouse",
+    "the school",
+    "the tannery",
+    "the river bank",
+    "the upper town",
+    "the post office",
+    "the bakery",
+    "the ferry landing",
+    "the cellar",
+];
+const THINGS: &[&str] = &[
+    "a letter",
+    "a basket of pears",
+    "a broken clock",
+    "an oil lamp",
+    "a sack of flour",
+    "a map of the coast",
+    "a brass key",
+    "a bundle of firewood",
+    "a violin",
+    "a leather purse",
+    "a pot of glue",
+    "a blue coat",
+    "a ledger",
+    "a pair of boots",
+    "a fishing net",
+    "a silver spoon",
+    "a jar of honey",
+    "a folded newspaper",
+    "a walking stick",
+    "a box of nails",
+    "a wool blanket",
+    "a bottle of ink",
+    "a pocket mirror",
+    "a loaf of bread",
+    "a coil of rope",
+    "a portrait",
+    "a copper kettle",
+    "a bag of seeds",
+    "a telescope",
+];
+const DEEDS: &[&str] = &[
+    "carried",
+    "sold",
+    "lost",
+    "mended",
+    "hid",
+    "found",
+    "borrowed",
+    "painted",
+    "weighed",
+    "dropped",
+    "returned",
+    "bought",
+    "examined",
+    "wrapped",
+    "forgot",
+    "cleaned",
+    "lent out",
+    "counted over",
+    "described",
+    "stole",
+];
+const TIMES: &[&str] = &[
+    "before sunrise",
+    "in the early morning",
+    "at noon",
+    "late in the afternoon",
+    "after supper",
+    "on the third day",
+    "that winter",
+    "in the spring",
+    "during the fair",
+    "when the bells rang",
+    "a week later",
+    "on a Sunday",
+    "at the end of harvest",
+    "the same night",
+    "long after the war",
+    "once the rain had stopped",
+    "two days before the wedding",
+    "in the hottest month",
+];
+const SKIES: &[&str] = &[
+    "fog lay over the roofs",
+    "a cold wind came from the east",
+    "the snow had begun to melt",
+    "the sun stood low",
+    "it rained without end",
+    "the air smelled of smoke",
+    "thunder rolled behind the hills",
+    "the moon was almost full",
+    "dust covered the road",
+    "the ice held",
+    "swallows circled above the square",
+    "not a leaf stirred",
+    "the tide was out",
+    "hail had beaten down the barley",
+];
+const MOODS: &[&str] = &[
+    "without a word",
+    "with great care",
+    "in a hurry",
+    "against all advice",
+    "for the second time",
+    "with a laugh",
+    "almost by accident",
+    "out of pity",
+    "under the eyes of the neighbours",
+    "as a favour",
+    "with trembling hands",
+    "in secret",
+    "more slowly than usual",
+];
+const TOPICS: &[&str] = &[
+    "the price of salt",
+    "a cousin in the capital",
+    "the new tax",
+    "an old quarrel",
+    "the health of the horses",
+    "the flood",
+    "a wedding that never was",
+    "the election",
+    "a debt of twelve years",
+    "the ghost in the tower",
+    "the school fees",
+    "a lost brother",
+    "the colour of the curtains",
+    "the road to the coast",
+    "a recipe for plum cake",
+    "the stars",
+    "the sermon",
+    "a lawsuit",
+];
+const OPINIONS: &[&str] = &[
+    "nobody believed it",
+    "it was none of their business",
+    "the matter was settled",
+    "there was more to it",
+    "time would tell",
+    "it had been a mistake",
+    "the truth was simpler",
+    "everyone had known for years",
+    "it could not go on like this",
+    "luck had played its part",
+    "patience was the better part of wisdom",
+    "money was at the bottom of it",
+    "such things happened in every town",
+];
+
+/// The next sentence, with the space that follows it.
+pub(super) fn sentence(random: &mut SplitMix64) -> String {
+    let who = random.pick(PEOPLE);
+    let whom = loop {
+        let other = random.pick(PEOPLE);
+        if other != who {
+            break other;
+        }
+    };
+    let (place, thing) = (random.pick(PLACES), random.pick(THINGS));
+    let (deed, time) = (random.pick(DEEDS), random.pick(TIMES));
+    let (sky, mood) = (random.pick(SKIES), random.pick(MOODS));
+    let (topic, opinion) = (random.pick(TOPICS), random.pick(OPINIONS));
+    let years = 2 + random.below(37);
+    let text = match random.below(14) {
+        0 => format!("{time}, {who} {deed} {thing} near {place}"),
+        1 => format!("{sky} when {who} met {whom} at {place}"),
+        2 => format!("{who} spoke to {whom} about {topic}, and both agreed that {opinion}"),
+        3 => format!("{mood}, {who} {deed} {thing} and left it at {place}"),
+        4 => format!("it was {time} that {whom} first heard of {topic}"),
+        5 => format!("{who} had lived beside {place} for {years} years and thought that {opinion}"),
+        6 => format!("\"you should have asked {whom} about {topic},\" said {who} {time}"),
+        7 => format!("from {place} one could see that {sky}, but {who} took no notice"),
+        8 => format!("{whom} {deed} {thing}, {mood}, while {sky}"),
+        9 => format!("nobody at {place} could say why {who} {deed} {thing}"),
+        10 => format!("{time} {sky}, and {who} waited for {whom} at {place}"),
+        11 => format!("as for {topic}, {who} held that {opinion}"),
+        12 => format!("{years} people came to {place} {time} to hear {whom} speak of {topic}"),
+        _ => format!("{who} gave {whom} {thing} {mood}, for {opinion}"),
+    };
+    let mut letters = text.chars();
+    let quoted = text.starts_with('"');
+    let open = if quoted { letters.next() } else { None };
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    let body: String = open.into_iter().chain(first).chain(letters).collect();
+    // A paragraph ends now and then.
+    let after = if random.below(7) == 0 { "\n\n" } else { " " };
+    format!("{body}.{after}")
+}
