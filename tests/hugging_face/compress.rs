@@ -148,6 +148,23 @@ pub fn limits(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
         let (_, found) = run(&mut engine(backend, &model, policy)?)?;
         ensure!(found == expected, "keep={keep} is not everything");
     }
+    // Sinks and tails of any size; without sinks, the first token refers to itself.
+    let (_, dense) = run(&mut engine(backend, &model, Dense)?)?;
+    for (sink, recent) in [(u32::MAX, 1), (0, u32::MAX), (0, 1), (33, 95)] {
+        let budget = Budget {
+            sink,
+            recent,
+            keep: 1,
+        };
+        let policy = DeltaKv::stored("identity", budget, identity(&model, Some(16)));
+        let (_, found) = run(&mut engine(backend, &model, policy)?)?;
+        let worst = dense.iter().zip(&found).map(|(a, b)| distance(a, b));
+        let worst = worst.fold(0.0, f32::max);
+        ensure!(
+            worst < ROUNDING,
+            "sink={sink}, recent={recent}: off by {worst}"
+        );
+    }
     // A second sequence takes the other pages and blocks; a third, those of the first.
     let blocks = everything.read_blocks(first, 1)?;
     ensure!(blocks.iter().any(|&byte| byte != 0), "the blocks are empty");

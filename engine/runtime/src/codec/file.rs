@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::format::safetensors::SafetensorsFile;
 use crate::model::Model;
 
-/// The layout of the file; another one is refused.
+/// The layout of the file, which names its metadata; another one is refused.
 const LAYOUT: &str = "longwave-codec-1";
 
 /// What calibration found for a layer.
@@ -201,10 +201,8 @@ impl ModelCodec {
             Error::Parameter(format!("{} cannot be written: {what}", path.display()))
         };
         let about = serde_json::to_string(&self.about).map_err(|error| fail(&error))?;
-        let metadata = HashMap::from([
-            ("layout".to_owned(), LAYOUT.to_owned()),
-            ("about".to_owned(), about),
-        ]);
+        // One entry: several would stand in any order, and equal codecs make equal files.
+        let metadata = HashMap::from([(LAYOUT.to_owned(), about)]);
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (layer, codec) in self.layers.iter().enumerate() {
             for parameter in &codec.parameters {
@@ -253,13 +251,10 @@ impl ModelCodec {
             why,
         };
         let metadata = file.metadata();
-        let layout = metadata.get("layout").map_or("none", String::as_str);
-        if layout != LAYOUT {
-            let why =
-                format!("is `{layout}`, expected `{LAYOUT}`: this is no codec of this version");
-            return Err(fault("layout".into(), why));
-        }
-        let about = metadata.get("about").map_or("", String::as_str);
+        let about = metadata.get(LAYOUT).ok_or_else(|| {
+            let why = format!("has no entry `{LAYOUT}`: this is no codec of this version");
+            fault("metadata".into(), why)
+        })?;
         let about: About = serde_json::from_str(about)
             .map_err(|error| fault("about".into(), format!("is not what it should be: {error}")))?;
         if about.layers.len() != about.model.layers as usize {

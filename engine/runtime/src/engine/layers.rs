@@ -67,7 +67,7 @@ impl Engine {
         let before = self.found(id)?.clone();
         let mut after = before.clone();
         after.tokens.extend_from_slice(tokens);
-        let sinks = self.policy.sinks();
+        let sinks = self.sinks();
         let blocks = match self.policy.retention(after.len(), before.compressed()) {
             Retention::KeepAll => 0,
             Retention::Compress(range) => range.len() as u32 / BLOCK,
@@ -131,7 +131,7 @@ impl Engine {
         let (hidden, staged) = (layered.hidden(), layered.staged());
         let start = before.len();
         let tokens = &after.tokens[start as usize..];
-        let sinks = self.policy.sinks();
+        let sinks = self.sinks();
         let staging = Staging {
             sinks,
             compressed: before.compressed(),
@@ -307,7 +307,7 @@ impl Engine {
         let pitch = longest.next_multiple_of(PAGE);
         self.tables.begin();
         self.tables
-            .add_store(sequence, sequence.len(), self.policy.sinks(), 0);
+            .add_store(sequence, sequence.len(), self.sinks(), 0);
         self.tables.number_scratch(pitch, PAGE);
         self.tables.upload(&*self.backend)?;
         self.run_key(Key::Restore(layer, longest), |engine| {
@@ -346,7 +346,7 @@ impl Engine {
         earlier: u32,
         count: u32,
     ) -> Result<(), Error> {
-        let sinks = self.policy.sinks();
+        let sinks = self.sinks();
         let source = sinks.next_multiple_of(PAGE);
         for first in (0..count).step_by(BATCH as usize) {
             let some = (count - first).min(BATCH);
@@ -389,7 +389,7 @@ impl Engine {
 
     /// Copies the staged rows that stay raw to a sequence's pages.
     fn keep_tail(&self, layer: u32, before: &Sequence, after: &Sequence) -> Result<(), Error> {
-        let sinks = self.policy.sinks().div_ceil(PAGE);
+        let sinks = self.sinks().div_ceil(PAGE);
         let compressed = (after.compressed() - before.compressed()) / PAGE;
         let staged = |index| {
             if index < sinks {
@@ -463,7 +463,7 @@ impl Engine {
                 return Err(error);
             }
         }
-        let sinks = self.policy.sinks().div_ceil(PAGE) as usize;
+        let sinks = self.sinks().div_ceil(PAGE) as usize;
         let pages = (count * BLOCK / PAGE) as usize;
         let free: Vec<u32> = after.tail.drain(sinks..sinks + pages).collect();
         self.pool.tail.give_back(free);

@@ -144,6 +144,8 @@ impl Engine {
                 "an engine needs room for one row of one sequence at least".into(),
             ));
         }
+        // Neither sinks nor tail are ever more than a sequence.
+        let sinks = policy.sinks().min(options.context);
         let mut shared = Vec::new();
         let codecs = (0..config.layers)
             .map(|layer| {
@@ -157,12 +159,11 @@ impl Engine {
             .map(|codec| codec.as_ref().map(Placed::shape))
             .collect();
         for (layer, shape) in (0u32..).zip(&shapes) {
-            check_codec(layer, *shape, config, &options, policy.sinks())?;
+            check_codec(layer, *shape, config, &options, sinks)?;
         }
         let compresses = shapes.iter().any(Option::is_some);
-        // A tail is never longer than the context.
         let tail = policy.tail().min(options.context);
-        let tail_pages = policy.sinks().div_ceil(PAGE) + tail.div_ceil(PAGE) + 2;
+        let tail_pages = sinks.div_ceil(PAGE) + tail.div_ceil(PAGE) + 2;
         let size = PoolSize {
             tokens: options.cache_tokens,
             // A prompt's new tail is written before its old one is given back.
@@ -176,7 +177,7 @@ impl Engine {
                 &options,
                 config,
                 &codecs,
-                (policy.sinks(), tail),
+                (sinks, tail),
             )?),
             false => None,
         };
@@ -189,7 +190,7 @@ impl Engine {
             .budget()
             .map(|budget| Choice::new(&backend, &options, budget))
             .transpose()?;
-        let raw = compresses.then_some(policy.sinks().saturating_add(tail));
+        let raw = compresses.then_some(sinks.saturating_add(tail));
         let tables = Tables::new(&backend, &options, raw)?;
         Ok(Engine {
             plans: Plans::new(Arc::clone(&backend), config.layers),
@@ -227,6 +228,11 @@ impl Engine {
     /// The policy's name.
     pub fn policy(&self) -> &str {
         self.policy.name()
+    }
+
+    /// Tokens at the beginning of a sequence that are never compressed.
+    fn sinks(&self) -> u32 {
+        self.policy.sinks().min(self.options.context)
     }
 
     /// Starts an empty sequence.
@@ -296,7 +302,7 @@ impl Engine {
         let sequence = self.sequence(id)?;
         Ok(match &self.layered {
             Some(_) => {
-                let sinks = self.policy.sinks().min(sequence.len());
+                let sinks = self.sinks().min(sequence.len());
                 sinks..sinks + sequence.compressed()
             }
             None => {
@@ -319,7 +325,7 @@ impl Engine {
             )));
         }
         let tokens = u64::from(positions.end.saturating_sub(positions.start));
-        let from = self.policy.sinks();
+        let from = self.sinks();
         let to = from.saturating_add(sequence.compressed());
         let in_blocks = positions
             .end
@@ -361,7 +367,7 @@ impl Engine {
     /// # Errors
     /// When there is no such sequence.
     pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<u32, Error> {
-        let sinks = self.policy.sinks();
+        let sinks = self.sinks();
         let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
         let within = length.saturating_sub(sinks);
         let length = if within < sequence.compressed() {

@@ -79,7 +79,7 @@ impl Engine {
             self.take_pages(feed.sequence, feed.tokens.len() as u32)?;
         }
         let pitch = self.choice.as_ref().map_or(0, |choice| choice.pitch());
-        let sinks = self.policy.sinks();
+        let sinks = self.sinks();
         self.tables.begin();
         for feed in feeds {
             let sequence = self
@@ -105,7 +105,7 @@ impl Engine {
 
     /// Takes the pages that a sequence needs for `more` tokens.
     fn take_pages(&mut self, id: crate::kv::SequenceId, more: u32) -> Result<(), Error> {
-        let sinks = self.policy.sinks();
+        let sinks = self.sinks();
         let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
         let length = sequence.len() + more;
         let taken = self.pool.pages.take(sequence.missing_pages(length));
