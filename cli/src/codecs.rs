@@ -204,7 +204,7 @@ pub fn read_texts(opened: &Opened, paths: &[PathBuf]) -> Result<Vec<Text>> {
 /// Fits a codec to texts and to what the model writes, with progress bars.
 ///
 /// # Errors
-/// As [`calibrate`].
+/// As [`calibrate()`].
 pub fn fit(
     backend: &Arc<dyn Backend>,
     model: &Arc<Model>,

@@ -157,14 +157,7 @@ impl Engine {
         let single = chunks.len() == 1;
         let x = (step.x.buffer, step.x.offset);
         for (index, part) in chunks.iter().enumerate() {
-            self.fill_chunk(
-                id,
-                before,
-                after,
-                start + index as u32 * chunk,
-                part,
-                staging,
-            )?;
+            self.fill_chunk(id, after, start + index as u32 * chunk, part, staging)?;
             self.run_key(Key::Embed(bucket), |engine| {
                 let mut recording = Recording::new("embeddings of a chunk");
                 engine.model.record_embedding(&mut recording, &step)?;
@@ -188,7 +181,7 @@ impl Engine {
                 if !single {
                     self.backend.copy(place(index), x, bytes(part))?;
                 }
-                self.fill_chunk(id, before, after, first, part, staging)?;
+                self.fill_chunk(id, after, first, part, staging)?;
                 self.run_key(Key::Layer(layer, bucket), |engine| {
                     engine.record_layer(layer, &step)
                 })?;
@@ -234,7 +227,6 @@ impl Engine {
     fn fill_chunk(
         &mut self,
         id: SequenceId,
-        before: &Sequence,
         after: &Sequence,
         start: u32,
         tokens: &[u32],
@@ -245,7 +237,6 @@ impl Engine {
             tokens,
             logits: true,
         };
-        let _ = before;
         self.tables.begin();
         self.tables.add_from(start, &feed, after, &*self.policy);
         self.tables.add_chunk(|position| staging.row(position));
