@@ -69,6 +69,12 @@ impl CalibrateArguments {
             "--bytes is {}, expected a share between 0 and 1",
             self.bytes
         );
+        ensure!(
+            self.least_escapes <= self.escapes,
+            "--least-escapes {} is above --escapes {}",
+            self.least_escapes,
+            self.escapes
+        );
         check_folder(&self.output)?;
         let choice = Choice::by(&self.device)?;
         let opened = model::open(&self.model, notes)?;
@@ -85,7 +91,7 @@ impl CalibrateArguments {
             window: window as usize,
             tokens: self.tokens as usize,
             references: self.references.iter().map(|stride| stride.0).collect(),
-            escapes: self.least_escapes..=self.escapes.max(self.least_escapes),
+            escapes: self.least_escapes..=self.escapes,
         };
         let codec = fit(&backend, &model, texts, &options, notes)?;
         codec.save(&self.output)?;

@@ -95,6 +95,14 @@ impl KvPolicy {
         Ok(())
     }
 
+    /// Tokens that the model must be loaded for besides the run: where a codec may have to be calibrated first, those of its windows.
+    pub fn positions(&self) -> u32 {
+        match self {
+            KvPolicy::DeltaKv { codec: None, .. } => 2048,
+            _ => 0,
+        }
+    }
+
     /// Thousandths of a dense cache's bytes that this is expected to take, so that a model's loading leaves room.
     pub fn permille(&self) -> u32 {
         match self {

@@ -99,7 +99,12 @@ impl Opened {
         options.chunk = options.chunk.min(options.context);
         kv.check(self.source.config().layers)?;
         options.cache_permille = kv.permille();
-        let model = self.load(backend, &options, notes)?;
+        let reach = kv.positions().min(self.source.config().context);
+        let loaded = EngineOptions {
+            context: options.context.max(reach),
+            ..options.clone()
+        };
+        let model = self.load(backend, &loaded, notes)?;
         let policy = Policies::new(backend, &model, self, texts, notes).policy(kv)?;
         Engine::new(Arc::clone(backend), model, policy, options)
             .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))

@@ -12,7 +12,7 @@ use longwave_contract::Backend;
 use longwave_contract::kv::ReferenceShape;
 use rayon::prelude::*;
 
-use crate::codec::{LayerReport, ModelCodec};
+use crate::codec::{LayerReport, ModelCodec, check_width};
 use crate::error::Error;
 use crate::model::Model;
 use collect::collect;
@@ -88,6 +88,13 @@ pub fn calibrate(
     progress: &mut (dyn FnMut(CalibrateEvent) + Send),
 ) -> Result<ModelCodec, Error> {
     let config = model.config();
+    check_width(config.shape)?;
+    // A model runs no further than it was loaded for.
+    let longest = config.context.min(model.rope_positions()) as usize;
+    let options = &CalibrateOptions {
+        window: options.window.min(longest),
+        ..options.clone()
+    };
     let mut given = windows(texts, options);
     given.extend_from_slice(written);
     let total = given.iter().map(Vec::len).sum();
@@ -161,6 +168,7 @@ pub fn calibrate(
 pub fn means(backend: &Arc<dyn Backend>, model: &Arc<Model>) -> Result<Vec<Vec<f32>>, Error> {
     const TOKENS: u32 = 512;
     let config = model.config();
+    check_width(config.shape)?;
     let length = TOKENS.min(config.context).min(model.rope_positions());
     let window = draw(length as usize, config.vocabulary);
     let sample = collect(backend, model, &[window], &mut |_| {})?;

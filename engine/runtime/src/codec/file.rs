@@ -229,11 +229,13 @@ impl ModelCodec {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| fail(&error))?;
-        let part = path.with_extension("part");
-        let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+        let mut part = path.as_os_str().to_owned();
+        part.push(format!(".{}.part", std::process::id()));
+        let part = Path::new(&part);
+        let written = std::fs::write(part, bytes).and_then(|()| std::fs::rename(part, path));
         written.map_err(|error| {
             // Best effort: what was written in part is of no use.
-            let _ = std::fs::remove_file(&part);
+            let _ = std::fs::remove_file(part);
             fail(&error)
         })
     }

@@ -13,13 +13,27 @@ mod transform;
 
 use std::sync::Arc;
 
-use longwave_contract::kv::LatentShape;
+use longwave_contract::kv::{LatentShape, RowShape};
 use longwave_contract::{Allocation, Backend, BufferDesc, CheckError, DType, Recording, Tensor};
 
 use crate::error::Error;
 pub use file::{Fingerprint, LayerReport, ModelCodec};
 pub use rotated::rotated;
 pub use transform::{Component, Transform};
+
+/// Whether codecs can work on rows of this shape.
+///
+/// # Errors
+/// They have more than 65,535 elements, or no multiple of 32.
+pub fn check_width(shape: RowShape) -> Result<(), Error> {
+    let cols = 2 * u64::from(shape.kv_heads) * u64::from(shape.head_dim);
+    if cols > 65_535 || !cols.is_multiple_of(32) {
+        return Err(Error::Parameter(format!(
+            "rows of {cols} elements cannot be compressed: a multiple of 32 up to 65,535 is needed"
+        )));
+    }
+    Ok(())
+}
 
 /// A matrix of a codec, as it lies on the device.
 #[derive(Clone, Debug, PartialEq)]

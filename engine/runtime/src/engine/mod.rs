@@ -16,7 +16,7 @@ use std::sync::Arc;
 use longwave_contract::kv::{BLOCK, PAGE};
 use longwave_contract::{Allocation, Backend, Recording};
 
-use crate::codec::Placed;
+use crate::codec::{Placed, check_width};
 use crate::error::Error;
 use crate::kv::{KvPool, PoolSize, Sequence, SequenceId};
 use crate::model::{Model, ModelConfig};
@@ -542,6 +542,7 @@ fn check_codec(
     let Some(shape) = shape else {
         return Ok(());
     };
+    check_width(config.shape)?;
     if shape.cols != config.shape.cols() {
         return Err(Error::Parameter(format!(
             "the codec of layer {layer} is for rows of {} elements, the model's have {}",
