@@ -12,9 +12,9 @@ use longwave_runtime::engine::EngineOptions;
 
 use crate::args::{DeviceArguments, ModelArguments};
 use crate::backend::Choice;
-use crate::codecs::{check_folder, fit, read_texts};
+use crate::codecs::{fit, read_texts};
 use crate::model;
-use crate::output::{Notes, Output};
+use crate::output::{Notes, Output, check_target};
 use crate::report::bytes;
 
 /// Fit a codec to a model, by running it over text.
@@ -75,7 +75,7 @@ impl CalibrateArguments {
             self.least_escapes,
             self.escapes
         );
-        check_folder(&self.output)?;
+        check_target(&self.output)?;
         let choice = Choice::by(&self.device)?;
         let opened = model::open(&self.model, notes)?;
         let texts = read_texts(&opened, &self.text)?;

@@ -1,6 +1,6 @@
 //! Policies for a model that is loaded, and the codecs that some of them need.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -247,21 +247,4 @@ pub fn fit(
     let mut codec = made?;
     codec.describe_text(about);
     Ok(codec)
-}
-
-/// Whether a file can be written at this place, said before hours of work.
-///
-/// # Errors
-/// Its folder is not there.
-pub fn check_folder(path: &Path) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    anyhow::ensure!(
-        folder.is_dir(),
-        "{} cannot be written: there is no such folder",
-        path.display()
-    );
-    Ok(())
 }

@@ -1,9 +1,10 @@
-//! Standard output for results, standard error for notes. Neither panics when its reader is gone.
+//! Standard output for results, standard error for notes, and files for either. Neither stream panics when its reader is gone.
 
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, ensure};
 use serde::Serialize;
 
 /// Standard output was closed by its reader: no failure, but no reason to go on either.
@@ -146,6 +147,28 @@ fn chain(error: &Error) -> String {
         text.push_str(&cause);
     }
     text
+}
+
+/// Whether a file can be written at this place: asked before hours of work, not after.
+///
+/// # Errors
+/// Its folder is not there, or it is a folder itself.
+pub fn check_target(path: &Path) -> Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    ensure!(
+        folder.is_dir(),
+        "{} cannot be written: there is no such folder",
+        path.display()
+    );
+    ensure!(
+        !path.is_dir(),
+        "{} cannot be written: it is a folder",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Text that came from outside, fit for one line of a terminal: no line breaks, no control characters.

@@ -6,6 +6,7 @@
 
 const WORKGROUP: u32 = 64u;
 //:import part/exact_load
+//:import part/staged
 
 struct Params {
     blocks: u32,
@@ -34,11 +35,6 @@ struct Params {
 
 // Whether a reference is a sink, and its staged row or first word.
 var<workgroup> sources: array<vec2<u32>, 8>;
-
-fn staged_quad(row: u32, quad: u32) -> vec4<f32> {
-    let words = staged[row * (params.cols / 4u) + quad];
-    return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
-}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -6,6 +6,7 @@
 
 const WORKGROUP: u32 = 128u;
 //:import part/exact_load
+//:import part/staged
 
 struct Params {
     blocks: u32,
@@ -34,11 +35,6 @@ struct Params {
 var<workgroup> tokens: array<vec4<f32>, 256>;
 var<workgroup> candidates: array<vec4<f32>, 512>;
 var<workgroup> weights: array<f32, 32>;
-
-fn staged_quad(row: u32, quad: u32) -> vec4<f32> {
-    let words = staged[row * (params.cols / 4u) + quad];
-    return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
-}
 
 // Where a candidate lies: a staged row, or the first word of a reference.
 fn place(block: BlockDesc, candidate: u32) -> u32 {

@@ -5,7 +5,7 @@ mod plot;
 mod predict;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::backend::Choice;
 use crate::codecs::Policies;
 use crate::kv::KvPolicy;
 use crate::model::{self, Opened};
-use crate::output::{Notes, Output};
+use crate::output::{Notes, Output, check_target};
 use crate::progress::count_bar;
 
 /// Compare policies with dense attention on the same input.
@@ -334,20 +334,7 @@ impl EvalArguments {
     /// Whether results can be written: asked before hours of work, not after.
     fn check_targets(&self) -> Result<()> {
         if let Some(path) = &self.output {
-            let folder = path
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            ensure!(
-                folder.is_dir(),
-                "{} cannot be written: there is no such folder",
-                path.display()
-            );
-            ensure!(
-                !path.is_dir(),
-                "{} cannot be written: it is a folder",
-                path.display()
-            );
+            check_target(path)?;
         }
         if let Some(folder) = &self.plot {
             ensure!(

@@ -152,7 +152,7 @@ impl ModelCodec {
         self.about.observers.as_deref()
     }
 
-    /// Tokens that it was fitted on.
+    /// Tokens of text that it was fitted on, drawn ones not counted.
     pub fn tokens(&self) -> usize {
         self.about.tokens
     }

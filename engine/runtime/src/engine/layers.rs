@@ -1,7 +1,6 @@
 //! Prompts of policies that compress: layer by layer over the whole prompt, so that one layer's raw rows are held at a time.
 
 use longwave_contract::kv::{BLOCK, KeySpace, PAGE};
-use longwave_contract::op::Attend;
 use longwave_contract::{Recording, Tensor};
 
 use super::buffers::{BATCH, Layered};
@@ -136,14 +135,8 @@ impl Engine {
             sinks,
             compressed: before.compressed(),
         };
-        let up = |value: u32, limit: u32| value.next_power_of_two().min(limit);
         let chunk = (tokens.len() as u32).min(self.options.chunk);
-        let bucket = Bucket {
-            rows: up(chunk, self.options.chunk),
-            longest: up(after.len().max(128), self.options.context),
-            logits: 1,
-            chosen: 0,
-        };
+        let bucket = Bucket::of_prompt(chunk, after.len(), &self.options);
         let step = self.step_tensors(bucket);
         let chunks: Vec<&[u32]> = tokens.chunks(chunk as usize).collect();
         let place = |index: usize| {
@@ -243,20 +236,6 @@ impl Engine {
         self.tables.upload(&*self.backend)
     }
 
-    /// Runs a plan, which is recorded first where it is new.
-    fn run_key(
-        &mut self,
-        key: Key,
-        record: impl FnOnce(&Engine) -> Result<Recording, Error>,
-    ) -> Result<(), Error> {
-        if !self.plans.contains(key) {
-            let recording = record(self)?;
-            self.plans.insert(key, &recording)?;
-        }
-        let ticket = self.plans.run(key)?;
-        Ok(self.backend.wait(ticket)?)
-    }
-
     /// Records one layer over a chunk.
     fn record_layer(&self, layer: u32, step: &StepTensors) -> Result<Recording, Error> {
         let (index, layout) = (layer as usize, &self.tables.layout);
@@ -283,8 +262,7 @@ impl Engine {
             }
             (LayerCache::Raw(kv) | LayerCache::Coded { raw: kv, .. }, _) => {
                 model.record_queries(&mut recording, index, step, KeySpace::Roped, kv, None)?;
-                let attend: Attend = model.attend(step, kv);
-                recording.push(attend)?;
+                recording.push(model.attend(step, kv))?;
             }
         }
         model.record_feed_forward(&mut recording, index, step)?;
@@ -293,8 +271,7 @@ impl Engine {
 
     /// Restores all of a sequence's tokens of one layer to the scratch rows of their positions.
     fn restore_history(&mut self, layer: u32, sequence: &Sequence) -> Result<(), Error> {
-        let context = self.options.context.next_multiple_of(PAGE);
-        let longest = sequence.len().next_power_of_two().max(128).min(context);
+        let longest = Bucket::tokens(sequence.len(), &self.options);
         let pitch = longest.next_multiple_of(PAGE);
         self.tables.begin();
         self.tables

@@ -396,7 +396,8 @@ impl Engine {
     /// Takes tokens of some sequences through the model; returns the logits that were asked for, in the order of `feeds`.
     ///
     /// A feed of one token of a sequence that has begun is a decode step: there, a policy may choose what its layers read. Everything else is
-    /// attended to densely. A step that fails leaves the sequences as long as they were.
+    /// attended to densely. A step that fails leaves decoding sequences as long as they were, unless it is their compression that fails; prompts of
+    /// policies that compress, which run one after another, stay as far as they came.
     ///
     /// # Errors
     /// When there are no rows or too many, a token or sequence does not exist, a context or the cache is full, or the device fails.

@@ -45,20 +45,39 @@ pub(super) struct Bucket {
 impl Bucket {
     /// The smallest bucket that takes what the tables hold.
     pub fn of(tables: &Tables, options: &EngineOptions) -> Bucket {
-        let up = |value: u32, limit: u32| value.next_power_of_two().min(limit);
         Bucket {
-            rows: up(tables.row_count(), options.chunk),
-            longest: up(tables.longest().max(128), options.context.max(1)),
+            rows: capacity(tables.row_count(), options.chunk),
+            longest: Bucket::tokens(tables.longest(), options),
             logits: match tables.selected_count() {
                 0 => 0,
-                wanted => up(wanted, options.sequences),
+                wanted => capacity(wanted, options.sequences),
             },
             chosen: match tables.longest_chosen() {
                 0 => 0,
-                longest => up(longest.max(128), options.context.max(1)),
+                longest => Bucket::tokens(longest, options),
             },
         }
     }
+
+    /// The bucket of a prompt's chunks, of which the last ends at `length` tokens.
+    pub fn of_prompt(chunk: u32, length: u32, options: &EngineOptions) -> Bucket {
+        Bucket {
+            rows: capacity(chunk, options.chunk),
+            longest: Bucket::tokens(length, options),
+            logits: 1,
+            chosen: 0,
+        }
+    }
+
+    /// Room for so many tokens.
+    pub fn tokens(longest: u32, options: &EngineOptions) -> u32 {
+        capacity(longest.max(128), options.context)
+    }
+}
+
+/// The next power of two, up to a limit.
+fn capacity(value: u32, limit: u32) -> u32 {
+    value.next_power_of_two().min(limit)
 }
 
 /// Plans by what they do.

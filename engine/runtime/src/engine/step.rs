@@ -32,13 +32,7 @@ impl Engine {
         for (group, selects) in self.groups(&decoding, &chooses) {
             let some: Vec<Feed<'_>> = group.iter().map(|&index| decoding[index]).collect();
             let bucket = self.fill(&some, selects)?;
-            let key = Key::Step(bucket);
-            if !self.plans.contains(key) {
-                let recording = self.record(bucket)?;
-                self.plans.insert(key, &recording)?;
-            }
-            let ticket = self.plans.run(key)?;
-            self.backend.wait(ticket)?;
+            self.run_key(Key::Step(bucket), |engine| engine.record(bucket))?;
             let wanted: Vec<usize> = group
                 .into_iter()
                 .filter(|&index| decoding[index].logits)
@@ -54,6 +48,20 @@ impl Engine {
             self.compress_tail(feed.sequence)?;
         }
         Ok(logits.into_iter().flatten().collect())
+    }
+
+    /// Runs a plan to its end, which is recorded first where it is new.
+    pub(super) fn run_key(
+        &mut self,
+        key: Key,
+        record: impl FnOnce(&Engine) -> Result<Recording, Error>,
+    ) -> Result<(), Error> {
+        if !self.plans.contains(key) {
+            let recording = record(self)?;
+            self.plans.insert(key, &recording)?;
+        }
+        let ticket = self.plans.run(key)?;
+        Ok(self.backend.wait(ticket)?)
     }
 
     /// The feeds that share a recording, and whether something is left out for them: all for which it is, and all others.

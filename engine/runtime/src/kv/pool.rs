@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longwave_contract::kv::{BLOCK, LatentShape, PAGE, RowShape};
+use longwave_contract::kv::{LatentShape, PAGE, RowShape};
 use longwave_contract::{Allocation, Backend, BufferDesc, DType, Tensor};
 
 use super::PageAllocator;
@@ -136,11 +136,6 @@ impl KvPool {
             Store::Coded { shape, .. } => u64::from(shape.words()),
         });
         4 * words.sum::<u64>()
-    }
-
-    /// Blocks that hold so many tokens, rounded down.
-    pub const fn blocks_of(tokens: u32) -> u32 {
-        tokens / BLOCK
     }
 
     /// Bytes of the whole pool.
