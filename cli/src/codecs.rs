@@ -17,13 +17,23 @@ use crate::model::Opened;
 use crate::output::Notes;
 use crate::progress::count_bar;
 
+/// Drawn tokens on which a codec is calibrated.
+const DRAWN: usize = 8192;
+
+/// What a codec is calibrated on where none is named.
+#[derive(Clone, Copy, Debug)]
+pub enum Ground<'a> {
+    /// Texts, and what the model writes itself.
+    Texts(&'a Opened, &'a [PathBuf]),
+    /// Drawn tokens: what a model of random weights writes is no text.
+    Drawn,
+}
+
 /// Makes policies for one model; what several of them need is made once.
 pub struct Policies<'a> {
     backend: Arc<dyn Backend>,
     model: Arc<Model>,
-    opened: &'a Opened,
-    /// What a codec is calibrated on where none is named; the model's own text where there is none.
-    texts: &'a [PathBuf],
+    ground: Ground<'a>,
     notes: &'a Notes,
     means: Option<Vec<Vec<f32>>>,
     codec: Option<ModelCodec>,
@@ -34,15 +44,13 @@ impl<'a> Policies<'a> {
     pub fn new(
         backend: &Arc<dyn Backend>,
         model: &Arc<Model>,
-        opened: &'a Opened,
-        texts: &'a [PathBuf],
+        ground: Ground<'a>,
         notes: &'a Notes,
     ) -> Self {
         Policies {
             backend: Arc::clone(backend),
             model: Arc::clone(model),
-            opened,
-            texts,
+            ground,
             notes,
             means: None,
             codec: None,
@@ -118,7 +126,13 @@ impl<'a> Policies<'a> {
         if let Some(codec) = &self.codec {
             return Ok(codec.clone());
         }
-        let texts = read_texts(self.opened, self.texts)?;
+        let texts = match self.ground {
+            Ground::Texts(opened, paths) => read_texts(opened, paths)?,
+            Ground::Drawn => vec![Text {
+                about: "drawn tokens".into(),
+                tokens: calibrate::draw(DRAWN, self.model.config().vocabulary),
+            }],
+        };
         let mut hash = Sha256::new();
         hash.update(self.model.fingerprint()?.weights);
         for text in &texts {
@@ -137,9 +151,10 @@ impl<'a> Policies<'a> {
         let codec = match known {
             Some(codec) => codec,
             None => {
-                let on = match texts.len() {
-                    0 => "text that the model writes itself".into(),
-                    _ => crate::report::count(texts.len(), "text"),
+                let on = match (self.ground, texts.len()) {
+                    (Ground::Drawn, _) => "drawn tokens".into(),
+                    (_, 0) => "text that the model writes itself".into(),
+                    (_, count) => crate::report::count(count, "text"),
                 };
                 self.notes.note(format_args!("calibrating a codec on {on}, once; `longwave calibrate` makes a better one from more text"));
                 let options = CalibrateOptions {
@@ -147,7 +162,11 @@ impl<'a> Policies<'a> {
                     window: 2048,
                     ..CalibrateOptions::default()
                 };
-                let codec = fit(&self.backend, &self.model, texts, &options, self.notes)?;
+                let (backend, model) = (&self.backend, &self.model);
+                let codec = match self.ground {
+                    Ground::Texts(..) => fit(backend, model, texts, &options, self.notes)?,
+                    Ground::Drawn => fit_to(backend, model, (texts, &[]), &options, self.notes)?,
+                };
                 if let Some(folder) = path.parent() {
                     std::fs::create_dir_all(folder)
                         .with_context(|| format!("{} cannot be made", folder.display()))?;
@@ -218,17 +237,30 @@ pub fn fit(
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    let written = written?;
-    let texts = texts.into_iter().map(|text| (text.about, text.tokens));
-    let (mut about, tokens): (Vec<String>, Vec<Vec<u32>>) = texts.unzip();
+    let mut codec = fit_to(backend, model, (texts, &written?), options, notes)?;
+    let mut about = codec.text().to_vec();
     about.push("written by the model".into());
+    codec.describe_text(about);
+    Ok(codec)
+}
+
+/// The same without letting the model write.
+fn fit_to(
+    backend: &Arc<dyn Backend>,
+    model: &Arc<Model>,
+    (texts, written): (Vec<Text>, &[Vec<u32>]),
+    options: &CalibrateOptions,
+    notes: &Notes,
+) -> Result<ModelCodec> {
+    let texts = texts.into_iter().map(|text| (text.about, text.tokens));
+    let (about, tokens): (Vec<String>, Vec<Vec<u32>>) = texts.unzip();
     let reading = count_bar(notes, "reading", 0);
     let fitting = count_bar(notes, "fitting layers", 0);
     let made = calibrate(
         backend,
         model,
         &tokens,
-        &written,
+        written,
         options,
         &mut |event| match event {
             CalibrateEvent::Tokens(done, total) => {

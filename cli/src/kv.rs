@@ -103,6 +103,11 @@ impl KvPolicy {
         }
     }
 
+    /// Whether old tokens are compressed, so that prompts are taken in layer by layer.
+    pub fn compresses(&self) -> bool {
+        matches!(self, KvPolicy::Quantised { .. } | KvPolicy::DeltaKv { .. })
+    }
+
     /// Thousandths of a dense cache's bytes that this is expected to take, so that a model's loading leaves room.
     pub fn permille(&self) -> u32 {
         match self {

@@ -11,7 +11,7 @@ use longwave_runtime::hub::{self, LocalModel, ModelReference, ResolveOptions};
 use longwave_runtime::model::{Model, ModelSource};
 
 use crate::args::ModelArguments;
-use crate::codecs::Policies;
+use crate::codecs::{Ground, Policies};
 use crate::kv::KvPolicy;
 use crate::output::Notes;
 use crate::progress::{FetchProgress, byte_bar};
@@ -105,7 +105,8 @@ impl Opened {
             ..options.clone()
         };
         let model = self.load(backend, &loaded, notes)?;
-        let policy = Policies::new(backend, &model, self, texts, notes).policy(kv)?;
+        let policy =
+            Policies::new(backend, &model, Ground::Texts(self, texts), notes).policy(kv)?;
         Engine::new(Arc::clone(backend), model, policy, options)
             .with_context(|| format!("the engine cannot be set up on {}", backend.caps().device))
     }

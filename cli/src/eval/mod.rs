@@ -24,7 +24,7 @@ use self::course::Course;
 use self::report::{PolicyReport, Report, SuiteReport};
 use crate::args::{DeviceArguments, ModelArguments};
 use crate::backend::Choice;
-use crate::codecs::Policies;
+use crate::codecs::{Ground, Policies};
 use crate::kv::KvPolicy;
 use crate::model::{self, Opened};
 use crate::output::{Notes, Output, check_target};
@@ -250,7 +250,12 @@ impl EvalArguments {
             ..EngineOptions::single(length)
         };
         let model = opened.load(&backend, &options, notes)?;
-        let mut policies = Policies::new(&backend, &model, &opened, &self.calibrate, notes);
+        let mut policies = Policies::new(
+            &backend,
+            &model,
+            Ground::Texts(&opened, &self.calibrate),
+            notes,
+        );
         let mut engine = |kv: &KvPolicy| -> Result<Engine> {
             make(&backend, &model, &mut policies, kv, options.clone())
         };

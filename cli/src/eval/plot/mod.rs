@@ -1,6 +1,5 @@
 //! `--plot`: pictures of a report.
 
-mod canvas;
 mod needles;
 mod quality;
 
@@ -8,10 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use self::canvas::Canvas;
 use self::needles::HeatMap;
 use self::quality::Chart;
 use super::report::{Report, by_tenth};
+use crate::canvas::Canvas;
 
 /// Draws `quality.png`, and where questions have depths `needles-dense.png` and a `needles-NUMBER-POLICY.png` for each policy.
 ///

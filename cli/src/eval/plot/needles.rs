@@ -1,9 +1,8 @@
 //! Accuracy by depth: a row for each suite, haystack and query.
 
 use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
-use embedded_graphics::text::Alignment;
 
-use super::canvas::{BLACK, Canvas, GREY, LETTER};
+use crate::canvas::{Alignment, BLACK, Canvas, GREY, LETTER};
 
 const CELL: (i32, i32) = (52, 30);
 const TOP: i32 = 66;
@@ -98,8 +97,8 @@ fn color(points: f64) -> Rgb888 {
 mod tests {
     use anyhow::Result;
 
-    use super::super::canvas::tests::Picture;
     use super::*;
+    use crate::canvas::tests::Picture;
 
     #[test]
     fn cells_have_the_colours_of_their_points() -> Result<()> {

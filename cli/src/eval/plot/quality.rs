@@ -1,22 +1,8 @@
 //! Quality against bytes: a mark for each policy.
 
-use embedded_graphics::pixelcolor::Rgb888;
-use embedded_graphics::text::Alignment;
-
 use super::super::report::Report;
-use super::canvas::{BLACK, Canvas, GREY};
+use crate::canvas::{Alignment, BLACK, COLORS, Canvas, GREY};
 
-/// Colours that are told apart with most kinds of colour blindness (after Okabe and Ito, 2008).
-const COLORS: [Rgb888; 8] = [
-    Rgb888::new(0, 114, 178),
-    Rgb888::new(213, 94, 0),
-    Rgb888::new(0, 158, 115),
-    Rgb888::new(204, 121, 167),
-    Rgb888::new(230, 159, 0),
-    Rgb888::new(86, 180, 233),
-    Rgb888::new(110, 110, 110),
-    Rgb888::new(190, 180, 20),
-];
 const WIDTH: i32 = 900;
 const LEFT: i32 = 90;
 const RIGHT: i32 = WIDTH - 30;
@@ -185,8 +171,8 @@ mod tests {
 
     use super::super::super::report::PolicyReport;
     use super::super::super::report::tests::{report, suite};
-    use super::super::canvas::tests::Picture;
     use super::*;
+    use crate::canvas::tests::Picture;
 
     #[test]
     fn divergences_are_marked_on_decades() -> Result<()> {

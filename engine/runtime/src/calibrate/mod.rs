@@ -177,7 +177,7 @@ pub fn means(backend: &Arc<dyn Backend>, model: &Arc<Model>) -> Result<Vec<Vec<f
 }
 
 /// Tokens drawn evenly from a vocabulary, always the same.
-fn draw(count: usize, vocabulary: u32) -> Vec<u32> {
+pub fn draw(count: usize, vocabulary: u32) -> Vec<u32> {
     let mut state = 1u64;
     let mut next = || {
         state = state

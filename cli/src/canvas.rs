@@ -14,10 +14,24 @@ use embedded_graphics::mono_font::ascii::FONT_8X13;
 use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::prelude::Pixel;
 use embedded_graphics::primitives::{Circle, Line, Primitive, PrimitiveStyle, Rectangle};
-use embedded_graphics::text::{Alignment, Baseline, Text, TextStyleBuilder};
+pub use embedded_graphics::text::Alignment;
+use embedded_graphics::text::{Baseline, Text, TextStyleBuilder};
 
+/// Letters and axes.
 pub const BLACK: Rgb888 = Rgb888::new(30, 30, 30);
+/// Lines behind what is shown.
 pub const GREY: Rgb888 = Rgb888::new(220, 220, 220);
+/// Colours that are told apart with most kinds of colour blindness (after Okabe and Ito, 2008).
+pub const COLORS: [Rgb888; 8] = [
+    Rgb888::new(0, 114, 178),
+    Rgb888::new(213, 94, 0),
+    Rgb888::new(0, 158, 115),
+    Rgb888::new(204, 121, 167),
+    Rgb888::new(230, 159, 0),
+    Rgb888::new(86, 180, 233),
+    Rgb888::new(110, 110, 110),
+    Rgb888::new(190, 180, 20),
+];
 /// Columns that a letter takes.
 pub const LETTER: i32 = 8;
 
@@ -113,7 +127,7 @@ impl DrawTarget for Canvas {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use std::io::BufReader;
 
     use super::*;
