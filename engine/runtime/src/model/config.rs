@@ -4,6 +4,9 @@ use std::fmt;
 
 use longwave_contract::kv::RowShape;
 
+use super::from_hugging_face;
+use crate::error::Error;
+
 /// A model family whose layers this crate can record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Architecture {
@@ -137,6 +140,23 @@ impl ModelConfig {
     /// Bytes of the dense cache for one token, all layers.
     pub const fn dense_bytes_per_token(&self) -> u64 {
         self.shape.raw_bytes() * self.layers as u64
+    }
+
+    /// Reads the content of a Hugging Face `config.json`; `file` is for messages. Weights are not looked for.
+    ///
+    /// # Errors
+    /// It is no JSON, the architecture is unknown, or a field is missing or out of range.
+    pub fn from_json(file: &str, text: &str) -> Result<Self, Error> {
+        let fault = |field: &str, why: String| Error::Model {
+            file: file.to_owned(),
+            field: field.to_owned(),
+            why,
+        };
+        let value =
+            serde_json::from_str(text).map_err(|error| fault("content", error.to_string()))?;
+        let config = from_hugging_face::config_of(file.to_owned(), &value)?;
+        config.check().map_err(|why| fault("dimensions", why))?;
+        Ok(config)
     }
 
     /// Refuses dimensions that no model has, before they are used as sizes.

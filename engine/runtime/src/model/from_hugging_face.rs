@@ -64,10 +64,13 @@ impl<'a> Fields<'a> {
 }
 
 pub(super) fn config(directory: &HfDirectory) -> Result<ModelConfig, Error> {
-    let fields = Fields {
-        file: directory.path().join("config.json").display().to_string(),
-        value: &directory.config,
-    };
+    let file = directory.path().join("config.json").display().to_string();
+    config_of(file, &directory.config)
+}
+
+/// What the content of a `config.json` says; `file` is for messages.
+pub(super) fn config_of(file: String, value: &Value) -> Result<ModelConfig, Error> {
+    let fields = Fields { file, value };
     let kind = fields
         .find("model_type")
         .and_then(Value::as_str)

@@ -1,10 +1,13 @@
 //! Models: what they are, how they are loaded, and what they record.
 
 mod config;
+mod fit;
 mod from_gguf;
 mod from_hugging_face;
+mod layout;
 mod load;
 mod names;
+mod random;
 mod record;
 mod rope;
 mod source;
@@ -18,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use load::{LoadEvent, WeightSummary};
+pub use random::RandomWeights;
 pub(crate) use record::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors, Tile};
 pub use rope::Rope;
 pub use source::ModelSource;

@@ -10,6 +10,17 @@ pub(super) enum Name {
     Layer(u32, Part),
 }
 
+impl Name {
+    /// Whether it is added rather than multiplied.
+    pub(super) fn is_bias(self) -> bool {
+        use Part::{AttentionOutputBias, KeyBias, QueryBias, ValueBias};
+        matches!(
+            self,
+            Name::Layer(_, QueryBias | KeyBias | ValueBias | AttentionOutputBias)
+        )
+    }
+}
+
 /// A tensor of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {

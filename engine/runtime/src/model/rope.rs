@@ -1,6 +1,9 @@
 //! Rotary frequencies, and the table that the `qkv_rope_append` op reads.
 
+use std::sync::Arc;
+
 use longwave_contract::op::ROPE_LOW;
+use longwave_contract::{Allocation, Backend, BackendError, BufferDesc, DType, Tensor};
 
 use super::config::{ModelConfig, RopeScaling};
 
@@ -103,6 +106,25 @@ impl Rope {
             );
         }
         table
+    }
+
+    /// What holds the table of a model for positions below `context`.
+    pub(super) fn desc(config: &ModelConfig, context: u32) -> BufferDesc {
+        let rows = Self::table_rows(context);
+        BufferDesc::of("rotary table", DType::F32, rows, config.shape.head_dim)
+    }
+
+    /// Brings a model's table for positions below `context` to a device.
+    pub(super) fn place(
+        backend: &Arc<dyn Backend>,
+        config: &ModelConfig,
+        context: u32,
+    ) -> Result<(Tensor, Allocation), BackendError> {
+        let buffer = Allocation::new(backend, &Self::desc(config, context))?;
+        let table = Rope::new(config).table(context);
+        backend.write(buffer.id(), 0, bytemuck::cast_slice(&table))?;
+        let (rows, cols) = (Self::table_rows(context), config.shape.head_dim);
+        Ok((Tensor::new(buffer.id(), DType::F32, rows, cols), buffer))
     }
 }
 
