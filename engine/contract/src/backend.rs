@@ -179,6 +179,20 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// What the run failed with.
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError>;
+
+    /// Runs a plan to its end, op by op, and returns the nanoseconds that each op of its recording took on the device, in order. Together they
+    /// may take longer than a run, in which ops overlap.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] where the backend or its device takes no time, and as [`Backend::run`].
+    fn profile(&self, plan: PlanId) -> Result<Vec<u64>, BackendError> {
+        let _ = plan;
+        Err(BackendError::Unsupported {
+            op: "profile",
+            backend: self.caps().backend,
+            why: "the backend takes no time of single ops".into(),
+        })
+    }
 }
 
 /// A buffer that is given back when it is dropped.

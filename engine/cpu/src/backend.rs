@@ -61,6 +61,32 @@ impl CpuBackend {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Runs a plan by one of its methods.
+    fn with_plan<T: Send>(
+        &self,
+        plan: PlanId,
+        method: impl FnOnce(&Plan, &mut Memory) -> Result<T, BackendError> + Send,
+    ) -> Result<(Ticket, T), BackendError> {
+        let mut state = self.state();
+        let State {
+            memory,
+            plans,
+            runs,
+            ..
+        } = &mut *state;
+        let plan = plans
+            .get(&plan)
+            .ok_or_else(|| bad_handle(format_args!("there is no plan {}", plan.0)))?;
+        *runs += 1;
+        let ticket = Ticket(*runs);
+        // The whole plan runs on a thread of the pool, so that its ops start there without a hand-over each.
+        let done = match &self.pool {
+            Some(pool) => pool.install(|| method(plan, memory)),
+            None => rayon::scope(|_| method(plan, memory)),
+        }?;
+        Ok((ticket, done))
+    }
 }
 
 impl Default for CpuBackend {
@@ -129,24 +155,11 @@ impl Backend for CpuBackend {
     }
 
     fn run(&self, plan: PlanId) -> Result<Ticket, BackendError> {
-        let mut state = self.state();
-        let State {
-            memory,
-            plans,
-            runs,
-            ..
-        } = &mut *state;
-        let plan = plans
-            .get(&plan)
-            .ok_or_else(|| bad_handle(format_args!("there is no plan {}", plan.0)))?;
-        *runs += 1;
-        let ticket = Ticket(*runs);
-        // The whole plan runs on a thread of the pool, so that its ops start there without a hand-over each.
-        match &self.pool {
-            Some(pool) => pool.install(|| plan.run(memory)),
-            None => rayon::scope(|_| plan.run(memory)),
-        }?;
-        Ok(ticket)
+        self.with_plan(plan, Plan::run).map(|(ticket, ())| ticket)
+    }
+
+    fn profile(&self, plan: PlanId) -> Result<Vec<u64>, BackendError> {
+        self.with_plan(plan, Plan::profile).map(|(_, times)| times)
     }
 
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError> {

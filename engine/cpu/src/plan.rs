@@ -1,5 +1,7 @@
 //! Plans: recordings with a kernel chosen for each op.
 
+use std::time::Instant;
+
 use longwave_contract::{BackendError, Op, Recording};
 
 use crate::memory::Memory;
@@ -60,5 +62,16 @@ impl Plan {
         self.steps
             .iter()
             .try_for_each(|(op, kernel)| op::run(op, *kernel, memory))
+    }
+
+    /// Runs it and returns the nanoseconds that each op took.
+    pub(crate) fn profile(&self, memory: &mut Memory) -> Result<Vec<u64>, BackendError> {
+        let steps = self.steps.iter();
+        let timed = steps.map(|(op, kernel)| {
+            let start = Instant::now();
+            op::run(op, *kernel, memory)?;
+            Ok(start.elapsed().as_nanos() as u64)
+        });
+        timed.collect()
     }
 }

@@ -13,6 +13,7 @@ use crate::launch::Force;
 use crate::memory::{Account, Buffers};
 use crate::pipeline::Pipelines;
 use crate::plan::{Plan, Scratch, Workshop};
+use crate::profile::profile;
 use crate::staging::{Staging, Transfer};
 use crate::submission::Submissions;
 
@@ -90,6 +91,40 @@ impl WgpuBackend {
         let state = self.state();
         self.gpu.faults.check()?;
         Ok(state)
+    }
+
+    /// Does something with a plan, which is bound first.
+    fn with_plan<T>(
+        &self,
+        plan: PlanId,
+        method: impl FnOnce(&Plan, &mut Staging, &mut Transfer<'_>) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let mut state = self.checked()?;
+        let State {
+            buffers,
+            plans,
+            pipelines,
+            scratch,
+            staging,
+            submissions,
+            ..
+        } = &mut *state;
+        let unknown = || bad_handle(format!("there is no plan {}", plan.0));
+        let plan = plans.get_mut(&plan.0).ok_or_else(unknown)?;
+        plan.bind(&mut Workshop {
+            gpu: &self.gpu,
+            caps: &self.caps,
+            account: &self.account,
+            buffers,
+            pipelines,
+            scratch,
+        })?;
+        let mut with = Transfer {
+            gpu: &self.gpu,
+            account: &self.account,
+            submissions,
+        };
+        method(plan, staging, &mut with)
     }
 }
 
@@ -235,26 +270,14 @@ impl Backend for WgpuBackend {
     }
 
     fn run(&self, plan: PlanId) -> Result<Ticket, BackendError> {
-        let mut state = self.checked()?;
-        let State {
-            buffers,
-            plans,
-            pipelines,
-            scratch,
-            submissions,
-            ..
-        } = &mut *state;
-        let unknown = || bad_handle(format!("there is no plan {}", plan.0));
-        let plan = plans.get_mut(&plan.0).ok_or_else(unknown)?;
-        plan.bind(&mut Workshop {
-            gpu: &self.gpu,
-            caps: &self.caps,
-            account: &self.account,
-            buffers,
-            pipelines,
-            scratch,
-        })?;
-        plan.run(&self.gpu, submissions).map(Ticket)
+        let run = |plan: &Plan, _: &mut Staging, with: &mut Transfer<'_>| {
+            plan.run(with.gpu, with.submissions)
+        };
+        self.with_plan(plan, run).map(Ticket)
+    }
+
+    fn profile(&self, plan: PlanId) -> Result<Vec<u64>, BackendError> {
+        self.with_plan(plan, profile)
     }
 
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError> {

@@ -11,6 +11,7 @@
 //! | `staging` | the way of bytes between host and device |
 //! | `pipeline` | compiled kernels |
 //! | `plan` | prepared recordings: pipelines, bind groups, parameters, shared scratch memory |
+//! | `profile` | the time of each op of a plan, by time stamps |
 //! | `submission` | what is under way, in which order it ends, and how much work one submission may hold |
 //! | `launch` | one file per op: which kernel, which numbers, which grid |
 //!
@@ -24,6 +25,7 @@ mod launch;
 mod memory;
 mod pipeline;
 mod plan;
+mod profile;
 mod staging;
 mod submission;
 

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     label: String,
     /// Each dispatch with its op's name.
     dispatches: Vec<(&'static str, Dispatch)>,
+    /// Where each op's dispatches end.
+    ends: Vec<usize>,
     buffers: HashSet<BufferId>,
     /// Parameters of all dispatches, and the distance from one's to the next's.
     params: DeviceBuffer,
@@ -149,10 +151,11 @@ impl Plan {
             force,
             slabs: &cut,
         };
-        let mut dispatches = Vec::new();
+        let (mut dispatches, mut ends) = (Vec::new(), Vec::new());
         for op in recording.ops() {
             let launched = launch(op, &context)?;
             dispatches.extend(launched.into_iter().map(|dispatch| (op.name(), dispatch)));
+            ends.push(dispatches.len());
         }
         workshop
             .pipelines
@@ -161,6 +164,7 @@ impl Plan {
         let mut plan = Plan {
             label: recording.label().into(),
             dispatches,
+            ends,
             buffers: operands,
             params,
             stride,
@@ -293,25 +297,59 @@ impl Plan {
             let count = batch(rest, most, submissions.pace());
             let (now, later) = rest.split_at(count);
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some(&self.label),
-                timestamp_writes: None,
-            });
-            for step in now {
-                pass.set_pipeline(&step.pipeline);
-                pass.set_bind_group(0, &step.bindings, &[step.offset]);
-                let [x, y, z] = step.grid;
-                pass.dispatch_workgroups(x, y, z);
-            }
-            drop(pass);
-            let work = now
-                .iter()
-                .map(|step| step.work)
-                .fold(0, u64::saturating_add);
+            let work = self.encode(now, &mut encoder, None);
             last = submissions.submit(gpu, encoder, work)?;
             (rest, most) = (later, OTHERS);
         }
         Ok(last)
+    }
+
+    /// Encodes some steps as one pass, and returns their work.
+    fn encode(
+        &self,
+        steps: &[Step],
+        encoder: &mut wgpu::CommandEncoder,
+        stamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> u64 {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(&self.label),
+            timestamp_writes: stamps,
+        });
+        for step in steps {
+            pass.set_pipeline(&step.pipeline);
+            pass.set_bind_group(0, &step.bindings, &[step.offset]);
+            let [x, y, z] = step.grid;
+            pass.dispatch_workgroups(x, y, z);
+        }
+        drop(pass);
+        let works = steps.iter().map(|step| step.work);
+        works.fold(0, u64::saturating_add)
+    }
+
+    /// How many ops the recording has.
+    pub(crate) fn op_count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Encodes all steps of one op as one pass, and returns their work.
+    ///
+    /// # Errors
+    /// [`BackendError::Internal`] for a plan that is not bound or an op that it has not.
+    pub(crate) fn encode_op(
+        &self,
+        index: usize,
+        encoder: &mut wgpu::CommandEncoder,
+        stamps: wgpu::ComputePassTimestampWrites<'_>,
+    ) -> Result<u64, BackendError> {
+        let first = match index.checked_sub(1) {
+            None => Some(&0),
+            Some(before) => self.ends.get(before),
+        };
+        let range = first.zip(self.ends.get(index));
+        let steps = self.steps.as_deref();
+        let steps = range.and_then(|(first, end)| steps?.get(*first..*end));
+        let missing = || internal(format!("the plan `{}` has no op {index}", self.label));
+        Ok(self.encode(steps.ok_or_else(missing)?, encoder, Some(stamps)))
     }
 }
 

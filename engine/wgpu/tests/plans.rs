@@ -30,6 +30,10 @@ pub(super) const TRIALS: &[Case] = &[
         long_recordings_are_cut,
     ),
     (
+        "plans: each op of a profile has its time",
+        profiles_time_each_op,
+    ),
+    (
         "plans: scratch memory is shared and grows",
         scratch_memory_grows,
     ),
@@ -279,6 +283,30 @@ fn long_recordings_are_cut() -> Outcome {
     )?;
     let expected = (0..16).map(|col| f64::from(x[0][col]) + 500.0 * product(&weight[col], &a[0]));
     close(&bench.read(op.x)?, &[expected.collect()], 1e-4)
+}
+
+fn profiles_time_each_op() -> Outcome {
+    let mut bench = Bench::new(|_| ())?;
+    let (op, expected) = norm_linear(&mut bench, 3)?;
+    // More ops than a submission takes, each of two dispatches.
+    let plan = bench.prepare(&[Op::from(op); 150])?;
+    let result = bench.backend.profile(plan);
+    if !bench.backend.caps().timestamps {
+        let refused = matches!(result, Err(BackendError::Unsupported { .. }));
+        return holds(refused, format!("{result:?}"));
+    }
+    let times = result?;
+    same(times.len(), 150, "times")?;
+    let all: u64 = times.iter().sum();
+    holds(
+        all > 0 && all < 100_000_000_000,
+        format!("{all} nanoseconds"),
+    )?;
+    close(&bench.read(op.out)?, &expected, 1e-4)?;
+    bench.backend.release(plan);
+    let gone = bench.backend.profile(plan);
+    let noticed = matches!(gone, Err(BackendError::BadHandle { .. }));
+    holds(noticed, format!("{gone:?}"))
 }
 
 /// Logits of all rows, and what they should be.

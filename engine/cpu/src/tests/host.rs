@@ -95,10 +95,12 @@ fn plans_need_their_buffers() {
     let plan = stage.backend.prepare(&recording).unwrap();
     let first = stage.backend.run(plan).unwrap();
     stage.backend.wait(first).unwrap();
+    assert_eq!(stage.backend.profile(plan).map(|times| times.len()), Ok(1));
     stage.backend.free(a.tensor.buffer);
     assert!(is_bad_handle(stage.backend.run(plan)));
     let kept = stage.read(x.tensor);
     assert_ne!(kept, x.values, "the first run has counted, and x is back");
+    assert!(is_bad_handle(stage.backend.profile(plan)));
     stage.backend.free(x.tensor.buffer);
     assert!(is_bad_handle(stage.backend.run(plan)));
     stage.backend.release(plan);
