@@ -6,7 +6,6 @@
 mod attend;
 mod embed;
 mod gate_up_silu;
-mod latent;
 mod linear;
 mod linear_add;
 mod norm_linear;

@@ -4,10 +4,10 @@ use anyhow::Result;
 use longwave_contract::kv::{BLOCK, BlockDesc, Entry, LatentShape, ScaleRule, Tier};
 use longwave_contract::op::Pack;
 use longwave_contract::{DType, Op};
+use longwave_tests::latent::{POISON, components, halves, plain, referring, weights};
 use longwave_tests::rig::{Rig, Values};
 
 use super::Case;
-use super::latent::{POISON, components, halves, plain, referring, weights};
 
 /// How latents look.
 #[derive(Clone, Copy, PartialEq)]

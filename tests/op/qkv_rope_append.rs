@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use longwave_contract::kv::{KeySpace, PAGE, RowDesc, RowShape};
-use longwave_contract::op::{QkvRopeAppend, ROPE_LOW};
+use longwave_contract::op::QkvRopeAppend;
 use longwave_contract::{DType, Op, Tensor};
 use longwave_tests::rig::{Rig, Values};
 
@@ -209,7 +209,7 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         b_v: optional(rig, shape.bias, row.width())?,
         q_norm: norm(rig)?,
         k_norm: norm(rig)?,
-        rope: rope_table(rig, head_dim, positions.unwrap_or(1))?,
+        rope: rig.rope_table(head_dim, positions.unwrap_or(1))?,
         rows: rig.rows(&descs)?,
         count: rig.count(count)?,
         shape: row,
@@ -223,31 +223,4 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         },
     }
     .into())
-}
-
-/// The rotary table of a head for this many positions.
-pub(super) fn rope_table(rig: &mut Rig, head_dim: u32, positions: u32) -> Result<Tensor> {
-    let high = positions.div_ceil(ROPE_LOW);
-    let table: Vec<u32> = (0..ROPE_LOW + high)
-        .flat_map(|row| {
-            let position = if row < ROPE_LOW {
-                row
-            } else {
-                (row - ROPE_LOW) * ROPE_LOW
-            };
-            let angle = move |pair: u32| {
-                f64::from(position) * 10_000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
-            };
-            let half = head_dim / 2;
-            (0..head_dim).map(move |col| {
-                if col < half {
-                    angle(col).cos()
-                } else {
-                    angle(col - half).sin()
-                }
-            })
-        })
-        .map(|value| (value as f32).to_bits())
-        .collect();
-    rig.words(DType::F32, ROPE_LOW + high, head_dim, &table)
 }

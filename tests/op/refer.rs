@@ -4,10 +4,10 @@ use anyhow::Result;
 use longwave_contract::kv::{BLOCK, BlockDesc, Entry, LatentShape, ScaleRule, Tier};
 use longwave_contract::op::Refer;
 use longwave_contract::{DType, Op};
+use longwave_tests::latent::{POISON, halves, plain, references, referring, weights};
 use longwave_tests::rig::{Rig, Values};
 
 use super::Case;
-use super::latent::{POISON, halves, plain, references, referring, weights};
 
 /// A sequence: blocks that are compressed already, and blocks to compress.
 type Sequence = (u32, u32);

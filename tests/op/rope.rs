@@ -4,11 +4,10 @@ use anyhow::Result;
 use longwave_contract::Op;
 use longwave_contract::kv::{PAGE, RowShape};
 use longwave_contract::op::Rope;
+use longwave_tests::latent::{Sequence, layout};
 use longwave_tests::rig::{Rig, Values};
 
 use super::Case;
-use super::latent::{Sequence, layout};
-use super::qkv_rope_append::rope_table;
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -137,7 +136,7 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
             None
         },
         epsilon: 1e-5,
-        rope: rope_table(rig, shape.row.head_dim, most.unwrap_or(1))?,
+        rope: rig.rope_table(shape.row.head_dim, most.unwrap_or(1))?,
         shape: shape.row,
         kv: rig.cache(shape.row, pages, &[], Values::Flat)?,
     }

@@ -4,10 +4,10 @@ use anyhow::Result;
 use longwave_contract::Op;
 use longwave_contract::kv::{LatentShape, RowShape, ScaleRule};
 use longwave_contract::op::Unpack;
+use longwave_tests::latent::{Sequence, components, layout, plain, referring};
 use longwave_tests::rig::{Rig, Values};
 
 use super::Case;
-use super::latent::{Sequence, components, layout, plain, referring};
 
 #[derive(Clone, Copy)]
 struct Shape {

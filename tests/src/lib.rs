@@ -14,6 +14,7 @@
 
 pub mod adapter;
 pub mod golden;
+pub mod latent;
 pub mod model;
 pub mod program;
 pub mod rig;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use half::f16;
 use longwave_contract::kv::{Entry, PAGE, PickDesc, RowDesc, RowShape, Tier, ViewDesc};
+use longwave_contract::op::ROPE_LOW;
 use longwave_contract::{Allocation, Backend, BufferDesc, DType, Tensor};
 
 /// What values look like.
@@ -17,6 +18,9 @@ pub enum Values {
     /// The same number everywhere.
     Constant(f32),
 }
+
+/// Elements of a weight matrix after which its rows repeat: more would only take time.
+const LARGE: u64 = 1 << 22;
 
 /// Makes the operands of one op on one backend. Two rigs with the same calls hold the same values.
 pub struct Rig {
@@ -108,13 +112,21 @@ impl Rig {
         self.words(DType::U32, 1, 1, &[count])
     }
 
-    /// A weight matrix of any type: random codes, random scales of either sign that keep sums of `cols` products near 1.
+    /// A weight matrix of any type: random codes, random scales of either sign that keep sums of `cols` products near 1. Rows of large ones repeat.
     pub fn weight(&mut self, dtype: DType, rows: u32, cols: u32) -> Result<Tensor> {
         let format = dtype.row_format(cols);
         let spread = 2.0 / (cols as f32).sqrt();
-        let mut bytes = Vec::with_capacity((format.row_bytes * u64::from(rows)) as usize);
-        for _ in 0..rows {
+        let size = (format.row_bytes * u64::from(rows)) as usize;
+        let mut bytes = Vec::with_capacity(size);
+        for row in 0..rows {
             let start = bytes.len();
+            if u64::from(row) * u64::from(cols) >= LARGE {
+                bytes.extend_from_within(..start.min(size - start));
+                if bytes.len() == size {
+                    break;
+                }
+                continue;
+            }
             if dtype == DType::F16 {
                 for _ in 0..cols {
                     let value = self.value(Values::Flat) * spread;
@@ -141,6 +153,34 @@ impl Rig {
             bytes.resize(start + format.row_bytes as usize, 0);
         }
         self.bytes(dtype, rows, cols, &bytes)
+    }
+
+    /// The rotary table of a head for this many positions.
+    pub fn rope_table(&mut self, head_dim: u32, positions: u32) -> Result<Tensor> {
+        let high = positions.div_ceil(ROPE_LOW);
+        let table: Vec<u32> = (0..ROPE_LOW + high)
+            .flat_map(|row| {
+                let position = if row < ROPE_LOW {
+                    row
+                } else {
+                    (row - ROPE_LOW) * ROPE_LOW
+                };
+                let angle = move |pair: u32| {
+                    f64::from(position)
+                        * 10_000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
+                };
+                let half = head_dim / 2;
+                (0..head_dim).map(move |col| {
+                    if col < half {
+                        angle(col).cos()
+                    } else {
+                        angle(col - half).sin()
+                    }
+                })
+            })
+            .map(|value| (value as f32).to_bits())
+            .collect();
+        self.words(DType::F32, ROPE_LOW + high, head_dim, &table)
     }
 
     /// Row descriptors.

@@ -6,13 +6,14 @@ use longwave_contract::kv::{
     BLOCK, ComponentDesc, Entry, LatentShape, PAGE, ReferenceShape, ScaleRule, StoreDesc, Tier,
 };
 use longwave_contract::{DType, Tensor};
-use longwave_tests::rig::{Rig, Values};
+
+use crate::rig::{Rig, Values};
 
 /// What words hold that nobody may read, or that stay.
-pub(super) const POISON: u32 = 0x7bff_7bff;
+pub const POISON: u32 = 0x7bff_7bff;
 
 /// A shape without references: 8-bit exact rows, no escapes.
-pub(super) fn plain(cols: u32, rank: u32, rule: ScaleRule, group: u32) -> LatentShape {
+pub fn plain(cols: u32, rank: u32, rule: ScaleRule, group: u32) -> LatentShape {
     let mut shape = LatentShape {
         cols,
         rank,
@@ -28,7 +29,7 @@ pub(super) fn plain(cols: u32, rank: u32, rule: ScaleRule, group: u32) -> Latent
 }
 
 /// The same with references.
-pub(super) fn referring(shape: LatentShape, stride: u32, neighbours: u32) -> LatentShape {
+pub fn referring(shape: LatentShape, stride: u32, neighbours: u32) -> LatentShape {
     LatentShape {
         references: Some(ReferenceShape { stride, neighbours }),
         ..shape
@@ -50,10 +51,7 @@ fn bits(shape: &LatentShape, index: u32) -> u32 {
 }
 
 /// How the latents of a shape are coded; codes lie in an order of their own.
-pub(super) fn components(
-    rig: &mut Rig,
-    shape: &LatentShape,
-) -> Result<(Vec<ComponentDesc>, Tensor)> {
+pub fn components(rig: &mut Rig, shape: &LatentShape) -> Result<(Vec<ComponentDesc>, Tensor)> {
     let mut components = vec![ComponentDesc::default(); shape.rank as usize];
     let mut offset = 0;
     for index in rig.permutation(shape.rank) {
@@ -83,7 +81,7 @@ pub(super) fn components(
 }
 
 /// Weights that are not negative.
-pub(super) fn weights(rig: &mut Rig, cols: u32) -> Result<Tensor> {
+pub fn weights(rig: &mut Rig, cols: u32) -> Result<Tensor> {
     let words: Vec<u32> = (0..cols)
         .map(|_| rig.value(Values::Flat).abs().to_bits())
         .collect();
@@ -91,7 +89,7 @@ pub(super) fn weights(rig: &mut Rig, cols: u32) -> Result<Tensor> {
 }
 
 /// Rows of f16 around a few centres, some columns far from zero as keys have them.
-pub(super) fn halves(rig: &mut Rig, rows: u32, cols: u32) -> Result<Tensor> {
+pub fn halves(rig: &mut Rig, rows: u32, cols: u32) -> Result<Tensor> {
     let centres: Vec<f32> = (0..5 * cols)
         .map(|at| rig.value(Values::Flat) + if at % cols % 16 == 3 { 6.0 } else { 0.0 })
         .collect();
@@ -131,7 +129,7 @@ fn put_exact(rig: &mut Rig, shape: &LatentShape, words: &mut [u32], at: u32) {
 }
 
 /// The references of a record, and poison in the rest.
-pub(super) fn references(rig: &mut Rig, shape: &LatentShape) -> Vec<u32> {
+pub fn references(rig: &mut Rig, shape: &LatentShape) -> Vec<u32> {
     let mut words = vec![POISON; shape.words() as usize];
     for index in 0..shape.references_per_block() {
         put_exact(rig, shape, &mut words, index * shape.exact_words());
@@ -193,21 +191,24 @@ fn record(
 }
 
 /// A sequence of a case: sinks, blocks, tokens after them, and how many of them a list names.
-pub(super) type Sequence = (u32, u32, u32, u32);
+pub type Sequence = (u32, u32, u32, u32);
 
 /// Where the tokens of some sequences lie.
-pub(super) struct Layout {
+pub struct Layout {
+    /// Where each sequence's tokens lie.
     pub stores: Vec<StoreDesc>,
+    /// Pages and blocks of all of them.
     pub entries: Vec<Entry>,
     /// Raw slots that hold tokens.
     pub used: Vec<u32>,
-    /// Pages and blocks of the layer.
+    /// Pages of the layer.
     pub pages: u32,
+    /// Its blocks.
     pub blocks: u32,
 }
 
 /// Pages and blocks in any order, with some that nobody uses.
-pub(super) fn layout(rig: &mut Rig, sequences: &[Sequence]) -> Layout {
+pub fn layout(rig: &mut Rig, sequences: &[Sequence]) -> Layout {
     let split = |&(sinks, _, tail, _): &Sequence| [sinks, tail];
     let pages = |tokens: u32| tokens.div_ceil(PAGE);
     let all_pages = sequences.iter().flat_map(split).map(pages).sum::<u32>() + 3;
@@ -252,7 +253,8 @@ pub(super) fn layout(rig: &mut Rig, sequences: &[Sequence]) -> Layout {
 }
 
 impl Layout {
-    pub(super) fn stores(&self, rig: &mut Rig) -> Result<Tensor> {
+    /// The stores as a tensor.
+    pub fn stores(&self, rig: &mut Rig) -> Result<Tensor> {
         let count = self.stores.len() as u32;
         rig.words(
             DType::U32,
@@ -263,7 +265,7 @@ impl Layout {
     }
 
     /// Records of all sequences' blocks; those that nobody uses hold poison.
-    pub(super) fn records(
+    pub fn records(
         &self,
         rig: &mut Rig,
         shape: &LatentShape,
@@ -282,7 +284,7 @@ impl Layout {
     }
 
     /// Lists of `most` positions, of which each store's `chosen` are read.
-    pub(super) fn tokens(&self, rig: &mut Rig, most: u32) -> Result<Tensor> {
+    pub fn tokens(&self, rig: &mut Rig, most: u32) -> Result<Tensor> {
         let mut words = Vec::new();
         for store in &self.stores {
             words.extend((0..most).map(|index| {
