@@ -1,0 +1,94 @@
+//! The ops: the least that each must do, and cases to measure it with at the shapes of a model. One file per op.
+
+mod attend;
+mod embed;
+mod gate_up_silu;
+mod linear;
+mod linear_add;
+mod norm_linear;
+mod observe;
+mod pack;
+mod qkv_rope_append;
+mod refer;
+mod rope;
+mod select;
+mod shapes;
+mod unpack;
+
+use anyhow::Result;
+use longwave_contract::Op;
+use longwave_tests::rig::Rig;
+
+pub use self::shapes::Shapes;
+use self::shapes::{Held, entries_of_blocks, new_blocks};
+use crate::work::{Tables, Work};
+
+/// Makes an op's operands, and the op.
+type Build = Box<dyn Fn(&mut Rig) -> Result<Op>>;
+
+/// One op at one shape, made anew on each backend.
+pub struct Case {
+    /// The op and its shape.
+    pub name: String,
+    build: Build,
+}
+
+impl Case {
+    /// A case that makes its op with `build`.
+    pub fn new<O: Into<Op>>(name: String, build: impl Fn(&mut Rig) -> Result<O> + 'static) -> Self {
+        Case {
+            name,
+            build: Box::new(move |rig| Ok(build(rig)?.into())),
+        }
+    }
+
+    /// Makes it. Two rigs of the same seed hold the same values.
+    ///
+    /// # Errors
+    /// There is no room, or the device fails.
+    pub fn build(&self, rig: &mut Rig) -> Result<Op> {
+        (self.build)(rig)
+    }
+}
+
+/// The cases of each op, by its name.
+pub fn suites(shapes: &Shapes) -> Vec<(&'static str, Vec<Case>)> {
+    use longwave_contract::op as ops;
+    vec![
+        (ops::Embed::NAME, embed::cases(shapes)),
+        (ops::QkvRopeAppend::NAME, qkv_rope_append::cases(shapes)),
+        (ops::Attend::NAME, attend::cases(shapes)),
+        (ops::Observe::NAME, observe::cases(shapes)),
+        (ops::Select::NAME, select::cases(shapes)),
+        (ops::Refer::NAME, refer::cases(shapes)),
+        (ops::Linear::NAME, linear::cases(shapes)),
+        (ops::Pack::NAME, pack::cases(shapes)),
+        (ops::Unpack::NAME, unpack::cases(shapes)),
+        (ops::Rope::NAME, rope::cases(shapes)),
+        (ops::LinearAdd::NAME, linear_add::cases(shapes)),
+        (ops::GateUpSilu::NAME, gate_up_silu::cases(shapes)),
+        (ops::NormLinear::NAME, norm_linear::cases(shapes)),
+    ]
+}
+
+/// What an op does at least.
+///
+/// # Errors
+/// Its tables cannot be read.
+pub fn work(op: &Op, tables: &Tables<'_>) -> Result<Work> {
+    match op {
+        Op::Embed(op) => embed::work(op, tables),
+        Op::QkvRopeAppend(op) => qkv_rope_append::work(op, tables),
+        Op::Attend(op) => attend::work(op, tables),
+        Op::Observe(op) => observe::work(op, tables),
+        Op::Select(op) => select::work(op, tables),
+        Op::Refer(op) => refer::work(op, tables),
+        Op::Linear(op) => linear::work(op, tables),
+        Op::Pack(op) => pack::work(op, tables),
+        Op::Unpack(op) => unpack::work(op, tables),
+        Op::Rope(op) => rope::work(op, tables),
+        Op::LinearAdd(op) => linear_add::work(op, tables),
+        Op::GateUpSilu(op) => gate_up_silu::work(op, tables),
+        Op::NormLinear(op) => norm_linear::work(op, tables),
+    }
+}

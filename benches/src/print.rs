@@ -1,0 +1,290 @@
+//! Results as a Markdown table, as comma-separated values, and as JSON; each as soon as it is there.
+
+use std::io::StdoutLock;
+
+use anyhow::Result;
+use longwave_cli::output::{Output, one_line};
+use longwave_cli::report::bytes;
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::profile::OpTime;
+use crate::result::{OpResult, TokenResult};
+
+/// Something that is a row of a table and an object.
+pub trait Row: Serialize {
+    /// The table's columns, and whether numbers stand there.
+    const COLUMNS: &'static [(&'static str, bool)];
+
+    /// What stands in each column.
+    fn cells(&self) -> Vec<String>;
+
+    /// What stands below the table, in Markdown; rows that say the same say it once.
+    fn footer(&self) -> String;
+
+    /// Times of ops, where they were taken, and of what.
+    fn profile(&self) -> Option<(String, &[OpTime])> {
+        None
+    }
+}
+
+/// Prints rows one after another.
+pub struct Printer {
+    output: Output<StdoutLock<'static>>,
+    format: Format,
+    rows: usize,
+    footers: Vec<String>,
+    profiles: Vec<String>,
+}
+
+impl Printer {
+    /// Prints nothing yet.
+    pub fn new(format: Format) -> Self {
+        Printer {
+            output: Output::stdout(),
+            format,
+            rows: 0,
+            footers: Vec::new(),
+            profiles: Vec::new(),
+        }
+    }
+
+    /// Prints one row.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn row<R: Row>(&mut self, row: &R) -> Result<()> {
+        self.rows += 1;
+        let first = self.rows == 1;
+        let cells = row.cells().into_iter().map(|cell| one_line(&cell));
+        match self.format {
+            Format::Md => {
+                if first {
+                    self.output.line(markdown_head(R::COLUMNS))?;
+                }
+                let cells: Vec<String> = cells.map(|cell| cell.replace('|', "\\|")).collect();
+                self.output
+                    .line(format_args!("| {} |", cells.join(" | ")))?;
+                let footer = row.footer();
+                if !self.footers.contains(&footer) {
+                    self.footers.push(footer);
+                }
+                if let Some((title, ops)) = row.profile() {
+                    self.profiles.push(profile_table(&title, ops));
+                }
+            }
+            Format::Csv => {
+                if first {
+                    let names: Vec<&str> = R::COLUMNS.iter().map(|(name, _)| *name).collect();
+                    self.output.line(names.join(","))?;
+                }
+                let cells: Vec<String> = cells.map(|cell| quoted(&cell)).collect();
+                self.output.line(cells.join(","))?;
+            }
+            Format::Json => {
+                let begin = if first { "[\n  " } else { ",\n  " };
+                self.output
+                    .text(&format!("{begin}{}", serde_json::to_string(row)?))?;
+            }
+            Format::Jsonl => self.output.json(row)?,
+        }
+        Ok(())
+    }
+
+    /// Prints what stands below.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn end(mut self) -> Result<()> {
+        match self.format {
+            Format::Json => {
+                let end = if self.rows == 0 { "[]" } else { "\n]" };
+                self.output.line(end)?;
+            }
+            Format::Md => {
+                for text in self.profiles.iter().chain(&self.footers) {
+                    self.output.line(format_args!("\n{text}"))?;
+                }
+            }
+            Format::Csv | Format::Jsonl => {}
+        }
+        Ok(())
+    }
+}
+
+fn markdown_head(columns: &[(&str, bool)]) -> String {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let rules = columns
+        .iter()
+        .map(|(_, number)| if *number { "---:" } else { "---" });
+    let rules: Vec<&str> = rules.collect();
+    format!("| {} |\n| {} |", names.join(" | "), rules.join(" | "))
+}
+
+/// A cell of comma-separated values.
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\n']) {
+        return format!("\"{}\"", cell.replace('"', "\"\""));
+    }
+    cell.to_owned()
+}
+
+fn profile_table(title: &str, ops: &[OpTime]) -> String {
+    let columns = [
+        ("op", false),
+        ("kernels", false),
+        ("count", true),
+        ("µs", true),
+        ("share", true),
+        ("GB/s", true),
+        ("TFLOP/s", true),
+    ];
+    let mut table = format!("{title}, each op by itself:\n\n{}", markdown_head(&columns));
+    for op in ops {
+        table.push_str(&format!(
+            "\n| {} | {} | {} | {:.1} | {:.1} % | {} | {} |",
+            op.op,
+            op.kernels.join(", "),
+            op.count,
+            op.ns as f64 / 1e3,
+            100.0 * op.share,
+            significant(op.bytes_per_second / 1e9),
+            significant(op.flops_per_second / 1e12),
+        ));
+    }
+    table
+}
+
+/// Three digits, or as many as a whole number has.
+pub fn significant(value: f64) -> String {
+    match value {
+        v if v <= 0.0 => "0".into(),
+        v if v >= 100.0 => format!("{v:.0}"),
+        v => {
+            let digits = (2 - v.log10().floor() as i32).clamp(0, 9) as usize;
+            format!("{v:.digits$}")
+        }
+    }
+}
+
+fn footer(
+    (backend, device, driver): (&str, &str, &str),
+    ceiling: &crate::ceiling::Ceiling,
+    commit: &str,
+) -> String {
+    format!(
+        "{backend}: {}, {}; reached at best {} GB/s ({}) and {} TFLOP/s (linear); build: {commit}",
+        one_line(device),
+        one_line(driver),
+        significant(ceiling.bandwidth / 1e9),
+        ceiling.bandwidth_by,
+        significant(ceiling.flops / 1e12),
+    )
+}
+
+impl Row for TokenResult {
+    const COLUMNS: &'static [(&'static str, bool)] = &[
+        ("model", false),
+        ("size", true),
+        ("params", true),
+        ("backend", false),
+        ("device", false),
+        ("kv", false),
+        ("test", true),
+        ("t/s", true),
+        ("bytes/token", true),
+        ("of ceiling", true),
+        ("KV", true),
+        ("peak memory", true),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let random = if self.random { ", random" } else { "" };
+        let moved = self.bytes_per_token.map(|moved| bytes(moved as u64));
+        vec![
+            format!("{} {}{random}", self.model_type, self.weights),
+            bytes(self.model_size),
+            format!("{:.2} B", self.model_n_params as f64 / 1e9),
+            self.backend.to_owned(),
+            self.device.clone(),
+            self.kv.clone(),
+            self.test.clone(),
+            format!("{:.2} ± {:.2}", self.avg_ts, self.stddev_ts),
+            moved.unwrap_or_default(),
+            format!("{:.1} %", self.ceiling_percent),
+            bytes(self.kv_bytes),
+            bytes(self.peak_bytes),
+        ]
+    }
+
+    fn footer(&self) -> String {
+        let device = (self.backend, self.device.as_str(), self.driver.as_str());
+        footer(device, &self.ceiling, self.build_commit)
+    }
+
+    fn profile(&self) -> Option<(String, &[OpTime])> {
+        let step = if self.n_gen > 0 {
+            "a token of"
+        } else {
+            "a chunk of"
+        };
+        let title = format!("{step} {}, {}, {}", self.test, self.backend, self.kv);
+        Some((title, self.profile.as_deref()?))
+    }
+}
+
+impl Row for OpResult {
+    const COLUMNS: &'static [(&'static str, bool)] = &[
+        ("op", false),
+        ("backend", false),
+        ("kernels", false),
+        ("µs", true),
+        ("GB/s", true),
+        ("TFLOP/s", true),
+        ("of ceiling", true),
+        ("bound", false),
+        ("parity", true),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let parity = self.parity.map(|share| format!("{share:.3}"));
+        vec![
+            self.test.clone(),
+            self.backend.to_owned(),
+            self.kernels.join(", "),
+            format!("{:.1} ± {:.1}", self.avg_ns / 1e3, self.stddev_ns / 1e3),
+            significant(self.bytes_per_second / 1e9),
+            significant(self.flops_per_second / 1e12),
+            format!("{:.1} %", self.ceiling_percent),
+            self.bound.to_owned(),
+            parity.unwrap_or_else(|| "reference".into()),
+        ]
+    }
+
+    fn footer(&self) -> String {
+        let device = (self.backend, self.device.as_str(), self.driver.as_str());
+        footer(device, &self.ceiling, self.build_commit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let numbers = [0.0, 0.001234, 0.1234, 9.876, 12.34, 123.4, 12345.0];
+        let shown = numbers.map(significant);
+        assert_eq!(
+            shown,
+            ["0", "0.00123", "0.123", "9.88", "12.3", "123", "12345"]
+        );
+    }
+
+    #[test]
+    fn cells_with_commas_are_quoted() {
+        assert_eq!(quoted("a"), "a");
+        assert_eq!(quoted("keep=1,sink=2"), "\"keep=1,sink=2\"");
+        assert_eq!(quoted("say \"x\""), "\"say \"\"x\"\"\"");
+    }
+}

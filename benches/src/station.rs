@@ -1,0 +1,278 @@
+//! One backend with one policy, measured again and again from the same depth.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use longwave_cli::codecs::Policies;
+use longwave_cli::kv::KvPolicy;
+use longwave_cli::output::Notes;
+use longwave_contract::Backend;
+use longwave_runtime::calibrate;
+use longwave_runtime::engine::{Engine, EngineOptions, Feed};
+use longwave_runtime::kv::SequenceId;
+use longwave_runtime::model::Model;
+
+use crate::args::Test;
+use crate::ceiling::Ceiling;
+use crate::meter::Meter;
+use crate::profile::{Profile, profile};
+use crate::subject::Subject;
+use crate::work::{Work, prompt_flops};
+
+/// A model on one backend.
+pub struct Site {
+    pub backend: Arc<dyn Backend>,
+    pub model: Arc<Model>,
+    pub ceiling: Ceiling,
+    /// Bytes of all stations' buffers.
+    all: Arc<AtomicU64>,
+}
+
+impl Site {
+    /// Measures what the backend reaches, and brings the model there. `options` are those of the station of each policy.
+    ///
+    /// # Errors
+    /// The model does not fit, or the device fails.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        subject: &Subject,
+        (options, kvs): (&EngineOptions, &[KvPolicy]),
+        notes: &Notes,
+    ) -> Result<Self> {
+        notes.note(format_args!(
+            "measuring what {} reaches",
+            backend.caps().backend
+        ));
+        let ceiling = Ceiling::measure(&backend)?;
+        let count = kvs.len() as u32;
+        let permille: u32 = kvs.iter().map(KvPolicy::permille).sum();
+        let reach = kvs.iter().map(KvPolicy::positions).max().unwrap_or(0);
+        let loaded = EngineOptions {
+            context: options.context.max(reach.min(subject.config().context)),
+            engines: count,
+            cache_permille: permille.div_ceil(count.max(1)),
+            ..options.clone()
+        };
+        let model = subject.load(&backend, &loaded, notes)?;
+        Ok(Site {
+            backend,
+            model,
+            ceiling,
+            all: Arc::default(),
+        })
+    }
+}
+
+/// What a test does, and what it took of the device.
+#[derive(Clone, Debug, Default)]
+pub struct Footprint {
+    /// For each token.
+    pub work: Work,
+    /// Bytes of cache at the end.
+    pub kv_bytes: u64,
+    /// The most memory of the device that was in use.
+    pub peak: u64,
+    /// The time of each op, where it was asked for.
+    pub profile: Option<Profile>,
+}
+
+/// A policy's engine, and the sequence that it holds.
+pub struct Station {
+    /// Which site it is at.
+    pub site: usize,
+    /// The policy.
+    pub kv: KvPolicy,
+    engine: Engine,
+    meter: Arc<Meter>,
+    tokens: Vec<u32>,
+    /// After the last token.
+    logits: Vec<f32>,
+    sequence: SequenceId,
+    /// Tokens of the sequence that were in blocks when a test began.
+    compressed: u32,
+    /// Tokens up to where all are in blocks or sinks.
+    floor: u32,
+}
+
+impl Station {
+    /// Makes the policy and its engine.
+    ///
+    /// # Errors
+    /// A codec cannot be had, there is no room, or the device fails.
+    pub fn new(
+        (index, site): (usize, &Site),
+        policies: &mut Policies<'_>,
+        kv: &KvPolicy,
+        options: &EngineOptions,
+    ) -> Result<Self> {
+        let policy = policies.policy(kv)?;
+        let meter = Arc::new(Meter::new(&site.backend, &site.all));
+        let options = EngineOptions {
+            cache_permille: kv.permille(),
+            ..options.clone()
+        };
+        let tokens = calibrate::draw(options.context as usize, site.model.config().vocabulary);
+        let backend: Arc<dyn Backend> = Arc::clone(&meter) as _;
+        let mut engine = Engine::new(backend, Arc::clone(&site.model), policy, options)
+            .with_context(|| {
+                let device = &site.backend.caps().device;
+                format!("--kv {kv} cannot be set up on {device} beside the others")
+            })?;
+        Ok(Station {
+            site: index,
+            kv: kv.clone(),
+            sequence: engine.start(),
+            engine,
+            meter,
+            tokens,
+            logits: Vec::new(),
+            compressed: 0,
+            floor: 0,
+        })
+    }
+
+    /// Brings the sequence to where a test begins, and runs the test once, so that everything that is made once is made.
+    ///
+    /// # Errors
+    /// The device fails, or the logits are no numbers.
+    pub fn prepare(&mut self, test: Test, profiles: bool) -> Result<Footprint> {
+        let start = test.start();
+        if self.engine.sequence(self.sequence)?.len() > start {
+            self.engine.end(self.sequence);
+            self.sequence = self.engine.start();
+        }
+        self.fill(start)?;
+        self.compressed = self.engine.sequence(self.sequence)?.compressed();
+        self.floor = match self.compressed {
+            0 => 0,
+            _ => self.engine.history(self.sequence)?.end,
+        };
+        let mut footprint = if test.generates {
+            self.rehearse(test, profiles)?
+        } else {
+            self.rehearse_prompt(test, profiles)?
+        };
+        // A device that computes nonsense is not worth its time.
+        ensure!(
+            !self.logits.is_empty() && self.logits.iter().all(|logit| logit.is_finite()),
+            "--kv {}: after {test} the logits hold no numbers: the device or the backend is broken, and is not measured",
+            self.kv
+        );
+        footprint.kv_bytes = self.engine.kv_bytes(self.sequence)?;
+        self.rewind(test)?;
+        footprint.peak = self.meter.peak();
+        Ok(footprint)
+    }
+
+    fn rehearse(&mut self, test: Test, profiles: bool) -> Result<Footprint> {
+        let half = test.tokens / 2;
+        self.generate(test.start(), half)?;
+        // Half-way, the cache is as long as it is on average.
+        let token = self.token(test.start() + half);
+        let recording = self.engine.stage(&[feed(self.sequence, &token)])?;
+        let work = Work::of_step(&recording, &*self.meter)?;
+        let profile = match profiles {
+            true => Some(profile(&*self.meter, &recording)?),
+            false => None,
+        };
+        self.generate(test.start() + half, test.tokens - half)?;
+        Ok(Footprint {
+            work,
+            profile,
+            ..Footprint::default()
+        })
+    }
+
+    fn rehearse_prompt(&mut self, test: Test, profiles: bool) -> Result<Footprint> {
+        let (start, config) = (test.start(), self.engine.model().config());
+        let flops = prompt_flops(config, start, test.tokens) / f64::from(test.tokens);
+        // A prompt that is compressed is many recordings, of which none says what the others do.
+        let profile = if profiles && !self.kv.compresses() {
+            let rows = test.tokens.min(self.engine.options().chunk);
+            let tokens = self.tokens[start as usize..(start + rows) as usize].to_vec();
+            let recording = self.engine.stage(&[feed(self.sequence, &tokens)])?;
+            Some(profile(&*self.meter, &recording)?)
+        } else {
+            None
+        };
+        self.fill(start + test.tokens)?;
+        Ok(Footprint {
+            work: Work { bytes: 0.0, flops },
+            profile,
+            ..Footprint::default()
+        })
+    }
+
+    /// Runs a test from where [`Station::prepare`] left it, and goes back there.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn measure(&mut self, test: Test) -> Result<Duration> {
+        let start = Instant::now();
+        if test.generates {
+            self.generate(test.start(), test.tokens)?;
+        } else {
+            self.fill(test.start() + test.tokens)?;
+        }
+        let took = start.elapsed();
+        self.rewind(test)?;
+        Ok(took)
+    }
+
+    /// Takes tokens in until there are `length`.
+    fn fill(&mut self, length: u32) -> Result<()> {
+        let have = self.engine.sequence(self.sequence)?.len();
+        if have == length {
+            return Ok(());
+        }
+        let tokens = &self.tokens[have as usize..length as usize];
+        self.logits = self.engine.prefill(self.sequence, tokens, &mut |_| ())?;
+        Ok(())
+    }
+
+    fn generate(&mut self, start: u32, count: u32) -> Result<()> {
+        for position in start..start + count {
+            let token = self.token(position);
+            let logits = self.engine.step(&[feed(self.sequence, &token)])?;
+            self.logits = logits.into_iter().next().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Goes back to where the test begins. A policy that compresses may have made blocks of what was not in any: then all that was not is taken in
+    /// once more.
+    fn rewind(&mut self, test: Test) -> Result<()> {
+        let start = test.start();
+        let now = self.engine.sequence(self.sequence)?.compressed();
+        let back_to = if now == self.compressed {
+            start
+        } else {
+            self.floor
+        };
+        self.engine.truncate(self.sequence, back_to)?;
+        self.fill(start)?;
+        let sequence = self.engine.sequence(self.sequence)?;
+        let (length, compressed) = (sequence.len(), sequence.compressed());
+        ensure!(
+            (length, compressed) == (start, self.compressed),
+            "--kv {}: there are {length} tokens, {compressed} of them compressed, where a test began with {start} and {}",
+            self.kv,
+            self.compressed
+        );
+        Ok(())
+    }
+
+    fn token(&self, position: u32) -> [u32; 1] {
+        [self.tokens.get(position as usize).copied().unwrap_or(0)]
+    }
+}
+
+fn feed(sequence: SequenceId, tokens: &[u32]) -> Feed<'_> {
+    Feed {
+        sequence,
+        tokens,
+        logits: true,
+    }
+}
