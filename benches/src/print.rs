@@ -6,6 +6,7 @@ use anyhow::Result;
 use longwave_cli::output::{Output, one_line};
 use longwave_cli::report::bytes;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::args::Format;
 use crate::profile::OpTime;
@@ -56,13 +57,15 @@ impl Printer {
     pub fn row<R: Row>(&mut self, row: &R) -> Result<()> {
         self.rows += 1;
         let first = self.rows == 1;
-        let cells = row.cells().into_iter().map(|cell| one_line(&cell));
         match self.format {
             Format::Md => {
                 if first {
                     self.output.line(markdown_head(R::COLUMNS))?;
                 }
-                let cells: Vec<String> = cells.map(|cell| cell.replace('|', "\\|")).collect();
+                let cells = row.cells().into_iter();
+                let cells: Vec<String> = cells
+                    .map(|cell| one_line(&cell).replace('|', "\\|"))
+                    .collect();
                 self.output
                     .line(format_args!("| {} |", cells.join(" | ")))?;
                 let footer = row.footer();
@@ -74,12 +77,18 @@ impl Printer {
                 }
             }
             Format::Csv => {
+                let mut fields = Vec::new();
+                flatten("", &serde_json::to_value(row)?, &mut fields);
+                let line = |cells: Vec<&String>| {
+                    let cells: Vec<String> = cells.into_iter().map(|cell| quoted(cell)).collect();
+                    cells.join(",")
+                };
                 if first {
-                    let names: Vec<&str> = R::COLUMNS.iter().map(|(name, _)| *name).collect();
-                    self.output.line(names.join(","))?;
+                    let names = fields.iter().map(|(name, _)| name);
+                    self.output.line(line(names.collect()))?;
                 }
-                let cells: Vec<String> = cells.map(|cell| quoted(&cell)).collect();
-                self.output.line(cells.join(","))?;
+                let values = fields.iter().map(|(_, value)| value);
+                self.output.line(line(values.collect()))?;
             }
             Format::Json => {
                 let begin = if first { "[\n  " } else { ",\n  " };
@@ -121,6 +130,25 @@ fn markdown_head(columns: &[(&str, bool)]) -> String {
     format!("| {} |\n| {} |", names.join(" | "), rules.join(" | "))
 }
 
+/// The fields of an object and of the objects in it, with names like `ceiling.flops`. Lists do not fit into a cell.
+fn flatten(prefix: &str, value: &Value, fields: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let name = match prefix {
+                    "" => name.clone(),
+                    _ => format!("{prefix}.{name}"),
+                };
+                flatten(&name, value, fields);
+            }
+        }
+        Value::Array(_) => {}
+        Value::Null => fields.push((prefix.to_owned(), String::new())),
+        Value::String(text) => fields.push((prefix.to_owned(), one_line(text))),
+        other => fields.push((prefix.to_owned(), other.to_string())),
+    }
+}
+
 /// A cell of comma-separated values.
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) {
@@ -153,6 +181,14 @@ fn profile_table(title: &str, ops: &[OpTime]) -> String {
         ));
     }
     table
+}
+
+/// A number of weights.
+fn millions(count: u64) -> String {
+    match count as f64 / 1e6 {
+        millions if millions >= 1000.0 => format!("{:.2} B", millions / 1000.0),
+        millions => format!("{millions:.2} M"),
+    }
 }
 
 /// Three digits, or as many as a whole number has.
@@ -204,7 +240,7 @@ impl Row for TokenResult {
         vec![
             format!("{} {}{random}", self.model_type, self.weights),
             bytes(self.model_size),
-            format!("{:.2} B", self.model_n_params as f64 / 1e9),
+            millions(self.model_n_params),
             self.backend.to_owned(),
             self.device.clone(),
             self.kv.clone(),
@@ -278,6 +314,18 @@ mod tests {
         assert_eq!(
             shown,
             ["0", "0.00123", "0.123", "9.88", "12.3", "123", "12345"]
+        );
+    }
+
+    #[test]
+    fn objects_within_objects_are_fields_too() {
+        let mut fields = Vec::new();
+        let value = serde_json::json!({ "a": 1.5, "b": [1], "c": { "d": null, "e": "x" } });
+        flatten("", &value, &mut fields);
+        let expected = [("a", "1.5"), ("c.d", ""), ("c.e", "x")];
+        assert_eq!(
+            fields,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
         );
     }
 

@@ -142,7 +142,10 @@ fn tables_name_what_they_show() -> Result<()> {
     }
     let values = text(at, &arguments("csv"))?;
     ensure!(
-        values.lines().count() == 3 && values.contains(",tg2,"),
+        values.lines().count() == 3
+            && values.starts_with("build_commit,")
+            && values.contains(",ceiling.flops,")
+            && values.contains(",tg2,"),
         "{values}"
     );
     let lines = text(at, &arguments("jsonl"))?;
