@@ -3,6 +3,7 @@
 
 mod compress;
 mod directory;
+mod random;
 mod reference;
 
 use std::process::ExitCode;
@@ -449,6 +450,12 @@ fn main() -> ExitCode {
         Ok(()),
         |()| no_table(),
     ));
+    for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+        let name = format!("random weights on {backend}");
+        trials.push(trial::with(name, subject, |subject| {
+            random::seeds_decide(&subject)
+        }));
+    }
     trials.push(trial::with("text", Ok(()), |()| text()));
     trials.push(trial::with("what is wrong is named", Ok(()), |()| {
         refusals()
