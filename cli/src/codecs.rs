@@ -1,12 +1,14 @@
 //! Policies for a model that is loaded, and the codecs that some of them need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use longwave_contract::Backend;
 use longwave_runtime::calibrate::{self, CalibrateEvent, CalibrateOptions, calibrate};
-use longwave_runtime::codec::{Codec, ModelCodec, rotated};
+use longwave_runtime::codec::{
+    CheckpointOptions, Codec, ModelCodec, is_checkpoint, open_checkpoint, rotated,
+};
 use longwave_runtime::hub;
 use longwave_runtime::model::Model;
 use longwave_runtime::policy::{DeltaKv, Dense, OmniKv, Policy};
@@ -28,6 +30,9 @@ pub enum Ground<'a> {
     /// Drawn tokens: what a model of random weights writes is no text.
     Drawn,
 }
+
+/// Codecs by layer, and the layers that observe.
+type LayerCodecs = (Vec<Option<Arc<dyn Codec>>>, Option<Vec<u32>>);
 
 /// Makes policies for one model; what several of them need is made once.
 pub struct Policies<'a> {
@@ -77,21 +82,11 @@ impl<'a> Policies<'a> {
                 budget,
                 full,
                 codec,
+                checkpoint,
                 full_kv,
             } => {
-                let codec = match codec {
-                    Some(path) => {
-                        let codec = ModelCodec::open(path)?;
-                        codec
-                            .check(&self.model)
-                            .with_context(|| path.display().to_string())?;
-                        codec
-                    }
-                    None => self.default_codec()?,
-                };
-                let full = full
-                    .clone()
-                    .or_else(|| codec.observers().map(<[u32]>::to_vec));
+                let (codecs, observers) = self.codecs(codec.as_deref(), checkpoint)?;
+                let full = full.clone().or(observers);
                 let selection = OmniKv::new(layers, full.as_deref(), *budget)
                     .with_context(|| format!("--kv {kv}"))?;
                 let others = match full_kv {
@@ -99,18 +94,53 @@ impl<'a> Policies<'a> {
                     FullKv::Q4 => Some(self.rotated(4)?),
                     FullKv::F16 | FullKv::Codec => None,
                 };
-                let codecs = codec.layers().into_iter().enumerate();
-                let codecs = codecs.map(|(layer, codec)| {
-                    match (selection.is_full(layer as u32), full_kv, &others) {
-                        (true, FullKv::F16, _) => None,
-                        (true, _, Some(others)) => Some(Arc::clone(&others[layer])),
-                        _ => Some(codec),
-                    }
-                });
-                let policy = DeltaKv::new(full.as_deref(), *budget, codecs.collect());
+                let mut placed = Vec::new();
+                for (layer, codec) in codecs.into_iter().enumerate() {
+                    placed.push(
+                        match (selection.is_full(layer as u32), full_kv, &others) {
+                            (true, FullKv::F16, _) => None,
+                            (true, _, Some(others)) => Some(Arc::clone(&others[layer])),
+                            _ => {
+                                // A layer without one would be kept whole, unasked.
+                                ensure!(
+                                    codec.is_some(),
+                                    "--kv {kv}: layer {layer} has no codec; full layers can be stored otherwise, with full_kv"
+                                );
+                                codec
+                            }
+                        },
+                    );
+                }
+                let policy = DeltaKv::new(full.as_deref(), *budget, placed);
                 Arc::new(policy.with_context(|| format!("--kv {kv}"))?)
             }
         })
+    }
+
+    /// The codec of each layer, and the layers that observe where the codec names them.
+    fn codecs(&mut self, path: Option<&Path>, asked: &CheckpointOptions) -> Result<LayerCodecs> {
+        if let Some(path) = path
+            && is_checkpoint(path)?
+        {
+            let codecs = open_checkpoint(path, self.model.config(), asked)?;
+            return Ok((codecs, None));
+        }
+        ensure!(
+            *asked == CheckpointOptions::default(),
+            "stride, neighbours and latents are asked of a checkpoint; a calibrated codec has its own"
+        );
+        let codec = match path {
+            Some(path) => {
+                let codec = ModelCodec::open(path)?;
+                codec
+                    .check(&self.model)
+                    .with_context(|| path.display().to_string())?;
+                codec
+            }
+            None => self.default_codec()?,
+        };
+        let layers = codec.layers().into_iter().map(Some).collect();
+        Ok((layers, codec.observers().map(<[u32]>::to_vec)))
     }
 
     fn rotated(&mut self, bits: u32) -> Result<Vec<Arc<dyn Codec>>> {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
+use longwave_runtime::codec::{CheckpointOptions, LatentFormat};
 use longwave_runtime::policy::{Budget, OmniKv};
 
 /// The forms that `--kv` takes, for help and errors.
 pub const FORMS: &str = "dense, q8[:sink=N,recent=N], q4[...], omnikv[:keep=N|all,sink=N,recent=N,full=A+B+...] or \
-     deltakv[:codec=FILE,full_kv=f16|q8|q4|codec, and as omnikv]";
+     deltakv[:codec=PATH,full_kv=f16|q8|q4|codec,stride=N,neighbours=N,latents=f16|q4, and as omnikv]";
 
 /// A policy with its numbers, as `--kv` names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +38,10 @@ pub enum KvPolicy {
         budget: Budget,
         /// The layers that read everything, where they are named.
         full: Option<Vec<u32>>,
-        /// The codec's file; without one, a codec is calibrated.
+        /// The codec's file, or a checkpoint's file or directory; without one, a codec is calibrated.
         codec: Option<PathBuf>,
+        /// What is asked of a checkpoint.
+        checkpoint: CheckpointOptions,
         /// How the layers that read everything store it.
         full_kv: FullKv,
     },
@@ -87,7 +90,7 @@ impl KvPolicy {
         } = self
         {
             ensure!(
-                path.is_file(),
+                path.exists(),
                 "--kv {self}: {} is not there",
                 path.display()
             );
@@ -137,6 +140,7 @@ impl fmt::Display for KvPolicy {
                 budget,
                 full,
                 codec,
+                checkpoint,
                 full_kv,
             } => {
                 write!(f, "deltakv:")?;
@@ -145,6 +149,15 @@ impl fmt::Display for KvPolicy {
                 }
                 if *full_kv != FullKv::default() {
                     write!(f, "full_kv={},", full_kv.name())?;
+                }
+                if let Some(stride) = checkpoint.stride {
+                    write!(f, "stride={stride},")?;
+                }
+                if let Some(neighbours) = checkpoint.neighbours {
+                    write!(f, "neighbours={neighbours},")?;
+                }
+                if checkpoint.latents == LatentFormat::Q4 {
+                    write!(f, "latents=q4,")?;
                 }
                 (budget, full)
             }
@@ -172,13 +185,24 @@ impl FromStr for KvPolicy {
             "dense" => return Err(format!("`dense` has no settings, found `{settings}`")),
             "q8" | "q4" => &["sink", "recent"],
             "omnikv" => &["keep", "sink", "recent", "full"],
-            "deltakv" => &["keep", "sink", "recent", "full", "codec", "full_kv"],
+            "deltakv" => &[
+                "keep",
+                "sink",
+                "recent",
+                "full",
+                "codec",
+                "full_kv",
+                "stride",
+                "neighbours",
+                "latents",
+            ],
             _ => return Err(format!("there is no policy `{name}`; expected {FORMS}")),
         };
         let Settings {
             budget,
             full,
             codec,
+            checkpoint,
             full_kv,
         } = Settings::read(name, settings, keys)?;
         Ok(match name {
@@ -189,6 +213,7 @@ impl FromStr for KvPolicy {
                 budget,
                 full,
                 codec,
+                checkpoint,
                 full_kv,
             },
         })
@@ -201,6 +226,7 @@ struct Settings {
     budget: Budget,
     full: Option<Vec<u32>>,
     codec: Option<PathBuf>,
+    checkpoint: CheckpointOptions,
     full_kv: FullKv,
 }
 
@@ -231,6 +257,15 @@ impl Settings {
                     found.full = Some(layers.collect::<Result<Vec<_>, _>>()?);
                 }
                 "codec" => found.codec = Some(PathBuf::from(value)),
+                "stride" => found.checkpoint.stride = Some(number(key, value, 2)?),
+                "neighbours" => found.checkpoint.neighbours = Some(number(key, value, 1)?),
+                "latents" => {
+                    found.checkpoint.latents = match value {
+                        "f16" => LatentFormat::F16,
+                        "q4" => LatentFormat::Q4,
+                        _ => return Err(format!("{key} is `{value}`, expected f16 or q4")),
+                    }
+                }
                 _ => {
                     let kind = FullKv::ALL.iter().find(|(_, name)| *name == value);
                     found.full_kv = kind.map(|(kind, _)| *kind).ok_or_else(|| {
@@ -258,6 +293,7 @@ mod tests {
             "omnikv:keep=512,sink=4,recent=64,full=0+2",
             "q8:sink=4,recent=64",
             "deltakv:codec=a.codec,full_kv=q4,keep=all,sink=8,recent=128,full=0+3",
+            "deltakv:codec=a,stride=8,neighbours=2,latents=q4,keep=9,sink=8,recent=128",
         ] {
             let policy: KvPolicy = text.parse().expect("it is a policy");
             assert_eq!(policy.to_string(), text);
@@ -287,6 +323,8 @@ mod tests {
             ("omnikv:keep=1,keep=2", "twice"),
             ("omnikv:codec=x", "codec"),
             ("deltakv:full_kv=q5", "full_kv is `q5`"),
+            ("deltakv:latents=q5", "latents is `q5`"),
+            ("deltakv:stride=1", "stride is `1`"),
         ] {
             let error = text.parse::<KvPolicy>().expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");

@@ -4,9 +4,10 @@
 //! ([`LatentShape`]), which parameters it needs on the device, and which ops compress blocks and restore tokens. It runs nothing itself. One
 //! file per codec:
 //!
-//! - [`Transform`]: latents are a linear map of the residual. The identity, the rotated quantisers `q8` and `q4` ([`rotated`]), and the
-//!   closed-form codec that calibration fits are of this kind;
+//! - [`Transform`]: latents are a linear map of the residual. The identity, the rotated quantisers `q8` and `q4` ([`rotated`]), the
+//!   closed-form codec that calibration fits, and published checkpoints whose networks are matrices ([`open_checkpoint`]) are of this kind;
 
+mod checkpoint;
 mod file;
 mod rotated;
 mod transform;
@@ -17,6 +18,7 @@ use longwave_contract::kv::{LatentShape, RowShape};
 use longwave_contract::{Allocation, Backend, BufferDesc, CheckError, DType, Recording, Tensor};
 
 use crate::error::Error;
+pub use checkpoint::{CheckpointOptions, LatentFormat, is_checkpoint, open_checkpoint};
 pub use file::{Fingerprint, LayerReport, ModelCodec};
 pub use rotated::rotated;
 pub use transform::{Component, Transform};
