@@ -430,8 +430,11 @@ mod tests {
         ModelConfig::from_json("tiny", text).expect("it is a model")
     }
 
+    /// A tensor's name and shape.
+    type Named = (&'static str, [u64; 2]);
+
     /// A checkpoint of these tensors, all of whose weights are a half, and its settings.
-    fn checkpoint(tensors: &[(&str, [u64; 2])], settings: &str) -> tempfile::TempDir {
+    fn checkpoint(tensors: &[Named], settings: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a directory");
         let half = |count: u64| 0.5f32.to_le_bytes().repeat(count as usize);
         let data: Vec<Vec<u8>> = tensors.iter().map(|(_, s)| half(s[0] * s[1])).collect();
@@ -448,7 +451,7 @@ mod tests {
         directory
     }
 
-    const LAYER: [(&str, [u64; 2]); 2] = [
+    const LAYER: [Named; 2] = [
         ("model.layers.1.self_attn.compress_down.weight", [32, 64]),
         ("model.layers.1.self_attn.compress_up.weight", [64, 32]),
     ];
@@ -501,7 +504,7 @@ mod tests {
         let swiglu = "model.layers.1.self_attn.compress_down.w12.weight";
         let split = "model.layers.1.self_attn.k_compress_down.weight";
         let beyond = "model.layers.2.self_attn.compress_down.weight";
-        let cases: [(&[(&str, [u64; 2])], &str, CheckpointOptions, &str); 13] = [
+        let cases: [(&[Named], &str, CheckpointOptions, &str); 13] = [
             (
                 &[down, up],
                 r#"{"cluster_ratio": 0.1}"#,
