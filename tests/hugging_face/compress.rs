@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use half::bf16;
 use longwave_contract::Backend;
 use longwave_contract::kv::{BLOCK, ReferenceShape};
 use longwave_runtime::calibrate::{CalibrateOptions, calibrate, means};
-use longwave_runtime::codec::{Codec, ModelCodec, Transform, rotated};
+use longwave_runtime::codec::{
+    CheckpointOptions, Codec, ModelCodec, Transform, open_checkpoint, rotated,
+};
 use longwave_runtime::engine::{Engine, EngineOptions, Feed};
 use longwave_runtime::kv::SequenceId;
 use longwave_runtime::model::{Model, ModelSource};
 use longwave_runtime::policy::{Budget, DeltaKv, Dense, Policy};
+use safetensors::tensor::{Dtype, TensorView};
 
 use super::directory::{Directory, Spec};
 
@@ -114,6 +118,46 @@ pub fn identity_is_dense(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> 
             );
         }
     }
+    Ok(())
+}
+
+/// A checkpoint for all layers whose encoder doubles and whose decoder halves residuals gives what dense attention gives; its encoder's bias cancels.
+pub fn checkpoint_is_dense(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+    let (_directory, model) = load(backend, spec)?;
+    let cols = model.config().shape.cols() as usize;
+    let diagonal = |value: f32| -> Vec<u8> {
+        let element = |at: usize| if at / cols == at % cols { value } else { 0.0 };
+        (0..cols * cols)
+            .flat_map(|at| bf16::from_f32(element(at)).to_le_bytes())
+            .collect()
+    };
+    let (down, up) = (diagonal(2.0), diagonal(0.5));
+    let bias = bf16::from_f32(3.0).to_le_bytes().repeat(cols);
+    let view = |shape: &[usize], bytes| TensorView::new(Dtype::BF16, shape.to_vec(), bytes);
+    let tensors = [
+        ("compress_down.weight", view(&[cols, cols], &down)?),
+        ("compress_down.bias", view(&[cols], &bias)?),
+        ("compress_up.weight", view(&[cols, cols], &up)?),
+    ];
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, safetensors::serialize(tensors, None)?)?;
+    let options = CheckpointOptions::default();
+    let codecs = open_checkpoint(&path, model.config(), &options)?;
+    let codecs: Vec<Arc<dyn Codec>> = codecs.into_iter().flatten().collect();
+    ensure!(codecs.len() == model.config().layers as usize);
+    let mut dense = engine(backend, &model, Dense)?;
+    let mut compressed = engine(backend, &model, DeltaKv::stored("network", BUDGET, codecs))?;
+    let all = tokens(400);
+    let mut logits = Vec::new();
+    for engine in [&mut dense, &mut compressed] {
+        let sequence = engine.start();
+        engine.prefill(sequence, &all, &mut |_| ())?;
+        logits.push(step(engine, sequence, 7)?);
+        ensure!(engine.sequence(sequence)?.len() == 401);
+    }
+    let worst = distance(&logits[0], &logits[1]);
+    ensure!(worst < ROUNDING, "off by {worst}");
     Ok(())
 }
 

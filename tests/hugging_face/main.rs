@@ -433,6 +433,10 @@ fn main() -> ExitCode {
                 compress::identity_is_dense(&subject, &spec)
             }));
         }
+        let name = format!("linear checkpoint on {backend}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            compress::checkpoint_is_dense(&subject, &Spec::default())
+        }));
         let name = format!("limits of compression on {backend}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             compress::limits(&subject, &Spec::default())

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Codec, Component, Transform};
 use crate::error::Error;
-use crate::format::safetensors::SafetensorsFile;
+use crate::format::safetensors::{SafetensorsFile, read_json};
 use crate::model::ModelConfig;
 
 /// Latents of 4 bits that share a scale and a minimum.
@@ -70,17 +70,17 @@ pub fn open_checkpoint(
     config: &ModelConfig,
     options: &CheckpointOptions,
 ) -> Result<Vec<Option<Arc<dyn Codec>>>, Error> {
+    let settings = path.join("config.json");
     let checkpoint = Checkpoint {
         path: path.display().to_string(),
         files: files(path)?,
+        settings: match settings.is_file() {
+            true => read_json(&settings, "content")?,
+            false => Value::Null,
+        },
     };
-    let settings = match path.is_dir() {
-        true => Some(path.join("config.json")).filter(|path| path.is_file()),
-        false => None,
-    };
-    let settings = settings.map(|path| read_settings(&path)).transpose()?;
-    let references = checkpoint.agree(settings.as_ref(), config, options)?;
-    checkpoint.codecs(config, references, options.latents, settings.as_ref())
+    let references = checkpoint.references(config, options)?;
+    checkpoint.codecs(config, references, options.latents)
 }
 
 /// The safetensors files of a checkpoint.
@@ -107,16 +107,6 @@ fn files(path: &Path) -> Result<Vec<SafetensorsFile>, Error> {
     Ok(files.collect::<Result<_, _>>()?)
 }
 
-fn read_settings(path: &Path) -> Result<Value, Error> {
-    let fault = |why: String| Error::Model {
-        file: path.display().to_string(),
-        field: "content".into(),
-        why,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| fault(error.to_string()))
-}
-
 /// The tensors of one network, by what follows `compress_down.` or `compress_up.`.
 type Network<'a> = BTreeMap<&'a str, (&'a SafetensorsFile, &'a str)>;
 
@@ -130,6 +120,8 @@ struct Pair<'a> {
 struct Checkpoint {
     path: String,
     files: Vec<SafetensorsFile>,
+    /// What `config.json` says; null where there is none.
+    settings: Value,
 }
 
 impl Checkpoint {
@@ -141,35 +133,54 @@ impl Checkpoint {
         }
     }
 
-    /// Where references come from; whatever `config.json` says must agree with the model and with what is asked for.
-    fn agree(
+    /// What `config.json` says under a name.
+    fn setting(&self, name: &str) -> Option<&Value> {
+        self.settings.get(name).filter(|value| !value.is_null())
+    }
+
+    fn disagree(&self, name: &str, value: &Value, expected: impl std::fmt::Display) -> Error {
+        self.fault(format!("`{name}`"), format!("is {value}, not {expected}"))
+    }
+
+    /// A number that `config.json` may give under several names, which must all agree with each other and with what is asked for.
+    fn agreed(
         &self,
-        settings: Option<&Value>,
+        names: &[&str],
+        asked: Option<u32>,
+        read: impl Fn(&Value) -> Option<u32>,
+    ) -> Result<Option<u32>, Error> {
+        let mut known = asked;
+        for name in names {
+            let Some(value) = self.setting(name) else {
+                continue;
+            };
+            let found = read(value)
+                .ok_or_else(|| self.disagree(name, value, "a number that it could be"))?;
+            if let Some(other) = known.filter(|known| *known != found) {
+                let why = format!("is {value}, that is {found}, and {other} is asked for");
+                return Err(self.fault(format!("`{name}`"), why));
+            }
+            known = Some(found);
+        }
+        Ok(known)
+    }
+
+    /// Where references come from; whatever `config.json` says must agree with the model and with what is asked for.
+    fn references(
+        &self,
         config: &ModelConfig,
         options: &CheckpointOptions,
     ) -> Result<ReferenceShape, Error> {
-        let found = |names: &[&'static str]| {
-            names
-                .iter()
-                .find_map(|&name| Some((name, settings?.get(name).filter(|v| !v.is_null())?)))
-        };
-        let disagree = |name: &str, value: &Value, expected: &dyn std::fmt::Display| {
-            self.fault(format!("`{name}`"), format!("is {value}, not {expected}"))
-        };
-        let shape = config.shape;
         for (name, expected) in [
             ("num_hidden_layers", config.layers),
-            ("num_key_value_heads", shape.kv_heads),
-            ("head_dim", shape.head_dim),
+            ("num_key_value_heads", config.shape.kv_heads),
+            ("head_dim", config.shape.head_dim),
         ] {
-            if let Some((name, value)) = found(&[name])
+            if let Some(value) = self.setting(name)
                 && value.as_u64() != Some(expected.into())
             {
-                return Err(disagree(
-                    name,
-                    value,
-                    &format_args!("{expected} as the model has"),
-                ));
+                let expected = format_args!("{expected} as the model has");
+                return Err(self.disagree(name, value, expected));
             }
         }
         for (name, expected) in [
@@ -178,40 +189,27 @@ impl Checkpoint {
             ("cluster_soft_assignment", Value::from(false)),
             ("split_kv", Value::from(false)),
         ] {
-            if let Some((name, value)) = found(&[name])
+            if let Some(value) = self.setting(name)
                 && *value != expected
             {
-                return Err(disagree(name, value, &expected));
+                return Err(self.disagree(name, value, expected));
             }
         }
-        let asked = |name: &str, value: &Value, held: Option<u32>, asked: Option<u32>| {
-            let held = held.ok_or_else(|| disagree(name, value, &"a number that it could be"))?;
-            match asked.filter(|asked| *asked != held) {
-                Some(asked) => Err(self.fault(
-                    format!("`{name}`"),
-                    format!("is {value}, that is {held}, and {asked} is asked for"),
-                )),
-                None => Ok(held),
-            }
-        };
-        let whole = |value: &Value| value.as_u64().and_then(|value| u32::try_from(value).ok());
         let every = |value: &Value| {
             let ratio = value.as_f64().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0);
             ratio.map(|ratio| (1.0 / ratio) as u32)
         };
-        let stride = match found(&["deltakv_center_ratio", "cluster_ratio"]) {
-            Some((name, value)) => asked(name, value, every(value), options.stride)?,
-            None => options.stride.unwrap_or(DEFAULT.stride),
-        };
-        let names = [
+        let ratios = ["deltakv_center_ratio", "cluster_ratio"];
+        let stride = self.agreed(&ratios, options.stride, every)?;
+        let stride = stride.unwrap_or(DEFAULT.stride);
+        let counts = [
             "deltakv_neighbor_count",
             "deltakv_k_neighbors",
             "seq_chunk_size",
         ];
-        let neighbours = match found(&names) {
-            Some((name, value)) => asked(name, value, whole(value), options.neighbours)?,
-            None => options.neighbours.unwrap_or(DEFAULT.neighbours),
-        };
+        let whole = |value: &Value| value.as_u64().and_then(|value| u32::try_from(value).ok());
+        let neighbours = self.agreed(&counts, options.neighbours, whole)?;
+        let neighbours = neighbours.unwrap_or(DEFAULT.neighbours);
         if !(2..=128).contains(&stride) || !(1..=8).contains(&neighbours) {
             let why = format!(
                 "a reference every {stride} tokens and {neighbours} for a token are asked for; \
@@ -227,7 +225,6 @@ impl Checkpoint {
         config: &ModelConfig,
         references: ReferenceShape,
         latents: LatentFormat,
-        settings: Option<&Value>,
     ) -> Result<Vec<Option<Arc<dyn Codec>>>, Error> {
         let mut shared = None;
         let mut layers: BTreeMap<u32, Pair<'_>> = BTreeMap::new();
@@ -236,7 +233,7 @@ impl Checkpoint {
                 let name = info.name.as_str();
                 let Some(part) = part_of(name) else {
                     if name.contains("compress_down") || name.contains("compress_up") {
-                        let why = "codes keys and values apart, which is not run";
+                        let why = "codes keys and values apart, or is of no layer: neither is run";
                         return Err(self.fault(format!("tensor `{name}`"), why));
                     }
                     continue;
@@ -253,7 +250,9 @@ impl Checkpoint {
                     true => &mut pair.down,
                     false => &mut pair.up,
                 };
-                network.insert(part.rest, (file, name));
+                if network.insert(part.rest, (file, name)).is_some() {
+                    return Err(self.fault(format!("tensor `{name}`"), "is there twice"));
+                }
             }
         }
         if layers.is_empty() && shared.is_none() {
@@ -264,13 +263,13 @@ impl Checkpoint {
         }
         let codec = |pair: &Pair<'_>, layer| {
             let codec = self.linear(pair, layer, config.shape.cols(), references, latents)?;
-            let width = settings.and_then(|settings| settings.get("kv_compressed_size"));
-            match width.filter(|width| width.as_u64() != Some(codec.shape.rank.into())) {
-                Some(width) => Err(self.fault(
-                    "`kv_compressed_size`",
-                    format!("is {width}, its matrices have {}", codec.shape.rank),
-                )),
-                None => Ok(codec.shared()),
+            let rank = codec.shape.rank;
+            match self.setting("kv_compressed_size") {
+                Some(width) if width.as_u64() != Some(rank.into()) => {
+                    let expected = format_args!("{rank} as its matrices have");
+                    Err(self.disagree("kv_compressed_size", width, expected))
+                }
+                _ => Ok(codec.shared()),
             }
         };
         let shared = shared.map(|pair| codec(&pair, None)).transpose()?;
@@ -309,6 +308,16 @@ impl Checkpoint {
                 _ => format!("tensors {parts:?}, of which no network is known"),
             };
             return Err(self.fault(format!("`{name}` of {of}"), format!("has {why}")));
+        }
+        for name in ["compressor_down_type", "compressor_up_type"] {
+            // "auto" is what the tensors are.
+            if let Some(kind) = self.setting(name)
+                && kind != "linear"
+                && kind != "auto"
+            {
+                let expected = format_args!("linear as the tensors of {of} are");
+                return Err(self.disagree(name, kind, expected));
+            }
         }
         let (down, found) = self.matrix(&pair.down)?;
         let rank = found[0];
@@ -387,7 +396,7 @@ fn part_of(name: &str) -> Option<Part<'_>> {
     while let Some(word) = words.next() {
         length += word.len() + 1;
         match word {
-            "layers" => layer = words.peek().and_then(|word| word.parse().ok()),
+            "layers" => layer = Some(words.peek()?.parse().ok()?),
             "compress_down" | "compress_up" => {
                 return Some(Part {
                     layer,
@@ -503,8 +512,9 @@ mod tests {
         let gelu = "model.layers.1.self_attn.compress_down.0.weight";
         let swiglu = "model.layers.1.self_attn.compress_down.w12.weight";
         let split = "model.layers.1.self_attn.k_compress_down.weight";
+        let astray = "model.layers.x.self_attn.compress_down.weight";
         let beyond = "model.layers.2.self_attn.compress_down.weight";
-        let cases: [(&[Named], &str, CheckpointOptions, &str); 13] = [
+        let cases: [(&[Named], &str, CheckpointOptions, &str); 17] = [
             (
                 &[down, up],
                 r#"{"cluster_ratio": 0.1}"#,
@@ -533,9 +543,23 @@ mod tests {
                 &[down, up],
                 r#"{"kv_compressed_size": 16}"#,
                 plain,
-                "its matrices have 32",
+                "not 32 as its matrices have",
             ),
             (&[down, up], "{", plain, "config.json"),
+            (
+                &[down, up],
+                r#"{"cluster_ratio": 0.1, "deltakv_center_ratio": 0.05}"#,
+                plain,
+                "that is 10, and 20",
+            ),
+            (
+                &[down, up],
+                r#"{"compressor_down_type": "mlp_swiglu"}"#,
+                plain,
+                "linear as the tensors",
+            ),
+            (&[down, up], r#"{"seq_chunk_size": "4"}"#, plain, "a number"),
+            (&[(astray, [32, 64])], "{}", plain, "of no layer"),
             (&[down], "{}", plain, "`compress_up` of layer 1"),
             (&[(down.0, [32, 128]), up], "{}", plain, "[32, 128]"),
             (&[down, (up.0, [64, 64])], "{}", plain, "expected [64, 32]"),

@@ -16,6 +16,7 @@ use super::repack::Rows;
 use super::{FormatError, MappedFile, TensorInfo};
 
 pub use directory::HfDirectory;
+pub(crate) use directory::read_json;
 pub use header::{Header, parse};
 
 /// One safetensors file, opened and checked.

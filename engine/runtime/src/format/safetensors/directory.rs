@@ -205,7 +205,11 @@ fn is_plain_file_name(name: &str) -> bool {
     single && !name.contains(['/', '\\', ':', '\0'])
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path, field: &'static str) -> Result<T, FormatError> {
+/// Reads a JSON file that lies beside weights; `field` is for messages.
+pub(crate) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    field: &'static str,
+) -> Result<T, FormatError> {
     let metadata =
         std::fs::metadata(path).map_err(|source| FormatError::io(path, "open", source))?;
     if !metadata.is_file() {
