@@ -111,6 +111,9 @@ impl WgpuBackend {
         } = &mut *state;
         let unknown = || bad_handle(format!("there is no plan {}", plan.0));
         let plan = plans.get_mut(&plan.0).ok_or_else(unknown)?;
+        if !plan.is_bound(scratch) {
+            submissions.flush(&self.gpu)?;
+        }
         plan.bind(&mut Workshop {
             gpu: &self.gpu,
             caps: &self.caps,
@@ -146,6 +149,8 @@ impl Backend for WgpuBackend {
 
     fn alloc(&self, desc: &BufferDesc) -> Result<BufferId, BackendError> {
         let mut state = self.checked()?;
+        // Commands that wait hold the buffers that they name.
+        state.submissions.flush(&self.gpu)?;
         self.gpu.reclaim()?;
         let limit = self.caps.slab_limit;
         state.buffers.alloc(&self.gpu, &self.account, desc, limit)
@@ -229,6 +234,7 @@ impl Backend for WgpuBackend {
 
     fn prepare(&self, recording: &Recording) -> Result<PlanId, BackendError> {
         let mut state = self.checked()?;
+        state.submissions.flush(&self.gpu)?;
         let State {
             buffers,
             plans,
@@ -282,8 +288,7 @@ impl Backend for WgpuBackend {
 
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError> {
         let mut state = self.checked()?;
-        let last = state.submissions.last();
-        if ticket.0 > last {
+        if ticket.0 > state.submissions.newest() {
             return Err(bad_handle(format!(
                 "run {} has not been submitted",
                 ticket.0

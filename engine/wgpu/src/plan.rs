@@ -13,12 +13,7 @@ use crate::fault::{bad_handle, internal, refusal};
 use crate::launch::{Bound, Context, Dispatch, Force, launch};
 use crate::memory::{Account, Buffer, Buffers, DeviceBuffer, Piece};
 use crate::pipeline::Pipelines;
-use crate::submission::{Pace, Submissions};
-
-/// Dispatches of a run's first submission: few, so that the device begins while the host encodes the rest.
-const FIRST: usize = 48;
-/// Dispatches of every other submission.
-const OTHERS: usize = 192;
+use crate::submission::Submissions;
 
 /// Working memory of kernels, by number. What one op leaves there the next may overwrite, so all plans share it.
 #[derive(Debug, Default)]
@@ -193,12 +188,17 @@ impl Plan {
         self.steps = None;
     }
 
+    /// Whether all buffers are bound.
+    pub(crate) fn is_bound(&self, scratch: &Scratch) -> bool {
+        self.steps.is_some() && self.generation == scratch.generation
+    }
+
     /// Binds all buffers, where they are not bound, with as much scratch memory as the plan needs.
     ///
     /// # Errors
     /// [`BackendError::BadHandle`] when a buffer was freed, [`BackendError::OutOfMemory`] for scratch memory.
     pub(crate) fn bind(&mut self, workshop: &mut Workshop<'_>) -> Result<(), BackendError> {
-        if self.steps.is_some() && self.generation == workshop.scratch.generation {
+        if self.is_bound(workshop.scratch) {
             return Ok(());
         }
         self.steps = None;
@@ -280,7 +280,7 @@ impl Plan {
         })
     }
 
-    /// Submits the plan, in as many submissions as keep each of them short, and returns the number of the last.
+    /// Encodes the plan, submits it as far as is needed to keep submissions short, and returns the number of the submission that will hold its end.
     ///
     /// # Errors
     /// Device errors, and [`BackendError::Internal`] for a plan that is not bound.
@@ -291,17 +291,18 @@ impl Plan {
     ) -> Result<u64, BackendError> {
         let unbound = || internal(format!("the plan `{}` is not bound", self.label));
         let mut rest = self.steps.as_deref().ok_or_else(unbound)?;
-        let mut most = FIRST;
-        let mut last = submissions.last();
         while !rest.is_empty() {
-            let count = batch(rest, most, submissions.pace());
+            let count = submissions.room(rest.iter().map(|step| step.work));
+            if count == 0 {
+                submissions.flush(gpu)?;
+                continue;
+            }
             let (now, later) = rest.split_at(count);
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            let work = self.encode(now, &mut encoder, None);
-            last = submissions.submit(gpu, encoder, work)?;
-            (rest, most) = (later, OTHERS);
+            self.encode(now, submissions.encoder(gpu), None);
+            submissions.add(now.iter().map(|step| step.work));
+            rest = later;
         }
-        Ok(last)
+        Ok(submissions.newest())
     }
 
     /// Encodes some steps as one pass, and returns their work.
@@ -351,18 +352,6 @@ impl Plan {
         let missing = || internal(format!("the plan `{}` has no op {index}", self.label));
         Ok(self.encode(steps.ok_or_else(missing)?, encoder, Some(stamps)))
     }
-}
-
-/// How many of the next steps one submission takes: at least one, since a dispatch cannot be cut.
-fn batch(steps: &[Step], most: usize, pace: Pace) -> usize {
-    let mut seconds = 0.0;
-    let fitting = steps.iter().take(most).take_while(|step| {
-        let more = pace.seconds(step.work);
-        let fits = !Pace::is_full(seconds, more);
-        seconds += more;
-        fits
-    });
-    fitting.count().max(1)
 }
 
 /// The uniform buffer of a plan: one slot for each dispatch.

@@ -47,24 +47,27 @@ pub(crate) fn profile(
     let period = f64::from(gpu.queue.get_timestamp_period());
     let mut times = Vec::with_capacity(plan.op_count());
     while times.len() < plan.op_count() {
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        let (mut count, mut work, mut seconds) = (0u32, 0u64, 0.0);
+        with.submissions.flush(gpu)?;
+        let (mut count, mut seconds) = (0u32, 0.0);
         while (count as usize) < OPS && times.len() + (count as usize) < plan.op_count() {
             let writes = wgpu::ComputePassTimestampWrites {
                 query_set: &stamps,
                 beginning_of_pass_write_index: Some(2 * count),
                 end_of_pass_write_index: Some(2 * count + 1),
             };
-            let more = plan.encode_op(times.len() + count as usize, &mut encoder, writes)?;
-            (count, work) = (count + 1, work.saturating_add(more));
+            let encoder = with.submissions.encoder(gpu);
+            let more = plan.encode_op(times.len() + count as usize, encoder, writes)?;
+            count += 1;
+            with.submissions.add([more].into_iter());
             let took = with.submissions.pace().seconds(more);
             if Pace::is_full(seconds, took) {
                 break;
             }
             seconds += took;
         }
+        let encoder = with.submissions.encoder(gpu);
         encoder.resolve_query_set(&stamps, 0..2 * count, &resolved.raw, 0);
-        let serial = with.submissions.submit(gpu, encoder, work)?;
+        let serial = with.submissions.flush(gpu)?;
         with.submissions.wait(gpu, serial)?;
         let mut read = vec![[0u64; 2]; count as usize];
         let piece = Piece {

@@ -19,8 +19,8 @@ const CHUNK: u64 = 16 << 20;
 const CHUNKS: usize = 4;
 /// Writes below this size are queued by wgpu itself, which copies them.
 const SMALL: u64 = 64 << 10;
-/// Bytes of small writes that may be queued before they are submitted.
-const QUEUED: u64 = 4 << 20;
+/// Bytes of small writes of a submission, and of the buffer through which they go.
+const QUEUED: u64 = 1 << 20;
 /// The smallest buffer for reads.
 const READ: u64 = 64 << 10;
 
@@ -41,7 +41,9 @@ struct Chunk {
 pub(crate) struct Staging {
     ring: Vec<Chunk>,
     turn: usize,
-    queued: u64,
+    /// What small writes go through while commands wait to be submitted, which must not see them; and how much was written before which submission.
+    upload: Option<DeviceBuffer>,
+    queued: (u64, u64),
     read: Option<DeviceBuffer>,
     bounce: Option<DeviceBuffer>,
 }
@@ -87,19 +89,44 @@ impl Staging {
         batch: &[Piece<'_>],
         mut bytes: &[u8],
     ) -> Result<(), BackendError> {
+        let total = bytes.len() as u64;
+        if self.queued.0 == with.submissions.last() && self.queued.1 + total > QUEUED {
+            // An empty submission where there is nothing else: what is queued is a copy in host memory.
+            with.submissions.encoder(with.gpu);
+            with.submissions.flush(with.gpu)?;
+        }
+        if self.queued.0 != with.submissions.last() {
+            self.queued = (with.submissions.last(), 0);
+        }
         for piece in batch {
             let (now, later) = bytes.split_at(piece.bytes as usize);
-            with.gpu.queue.write_buffer(piece.buffer, piece.offset, now);
+            if with.submissions.is_open() {
+                // wgpu writes before all commands of the next submission.
+                let upload = self.upload(with)?;
+                let at = self.queued.1;
+                with.gpu.queue.write_buffer(&upload, at, now);
+                let encoder = with.submissions.encoder(with.gpu);
+                encoder.copy_buffer_to_buffer(&upload, at, piece.buffer, piece.offset, piece.bytes);
+            } else {
+                with.gpu.queue.write_buffer(piece.buffer, piece.offset, now);
+            }
             bytes = later;
-            self.queued += piece.bytes;
-        }
-        if self.queued > QUEUED {
-            self.queued = 0;
-            let encoder = with.gpu.device.create_command_encoder(&Default::default());
-            let serial = with.submissions.submit(with.gpu, encoder, 0)?;
-            with.submissions.wait(with.gpu, serial)?;
+            self.queued.1 += piece.bytes;
         }
         with.gpu.faults.check()
+    }
+
+    /// The buffer of small writes.
+    fn upload(&mut self, with: &Transfer<'_>) -> Result<wgpu::Buffer, BackendError> {
+        if self.upload.is_none() {
+            let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            let label = "staging for small writes";
+            let made = DeviceBuffer::new(with.gpu, with.account, label, QUEUED, usage, false)?;
+            self.upload = Some(made);
+        }
+        let missing = || internal("there is no staging for small writes");
+        let buffer = self.upload.as_ref().ok_or_else(missing)?;
+        Ok(buffer.raw.clone())
     }
 
     fn write_chunk(
@@ -120,13 +147,13 @@ impl Staging {
         // Until the copy is under way and the next mapping asked for, the chunk cannot be written; should that fail, it is replaced.
         chunk.mapping = Arc::new(AtomicU8::new(FAILED));
         raw.unmap();
-        let mut encoder = with.gpu.device.create_command_encoder(&Default::default());
+        let encoder = with.submissions.encoder(with.gpu);
         let mut at = 0;
         for piece in batch {
             encoder.copy_buffer_to_buffer(raw, at, piece.buffer, piece.offset, piece.bytes);
             at += piece.bytes;
         }
-        chunk.serial = with.submissions.submit(with.gpu, encoder, 0)?;
+        chunk.serial = with.submissions.flush(with.gpu)?;
         chunk.mapping = map(raw, wgpu::MapMode::Write, raw.size());
         Ok(())
     }
@@ -183,7 +210,7 @@ impl Staging {
             rest = later;
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             let buffer = grown(self.read.take(), with, "staging for reads", total, usage)?;
-            let mut encoder = with.gpu.device.create_command_encoder(&Default::default());
+            let encoder = with.submissions.encoder(with.gpu);
             let mut at = 0;
             for piece in &batch {
                 encoder.copy_buffer_to_buffer(
@@ -195,7 +222,7 @@ impl Staging {
                 );
                 at += piece.bytes;
             }
-            let serial = with.submissions.submit(with.gpu, encoder, 0)?;
+            let serial = with.submissions.flush(with.gpu)?;
             let mapping = map(&buffer.raw, wgpu::MapMode::Read, total);
             mapped(with, serial, &mapping)?;
             {
@@ -237,7 +264,7 @@ impl Staging {
                 usage,
             )?);
         }
-        let mut encoder = with.gpu.device.create_command_encoder(&Default::default());
+        let encoder = with.submissions.encoder(with.gpu);
         for (from, to) in pairs {
             match &self.bounce {
                 Some(bounce) if from.buffer == to.buffer => {
@@ -257,7 +284,7 @@ impl Staging {
                 ),
             }
         }
-        with.submissions.submit(with.gpu, encoder, 0).map(|_| ())
+        Ok(())
     }
 }
 

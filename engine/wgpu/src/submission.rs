@@ -24,7 +24,11 @@ const SEEN: Duration = Duration::from_micros(50);
 /// A call to submit that takes this long has waited for the device.
 const BLOCKED: Duration = Duration::from_millis(1);
 /// Submissions that may be under way: a bound on memory and on how far the host runs ahead.
-const AHEAD: usize = 64;
+const AHEAD: usize = 16;
+/// Dispatches of a submission while the device stands still: few, so that it begins while the host encodes the rest.
+const FIRST: usize = 48;
+/// Dispatches of every other submission.
+const OTHERS: usize = 192;
 
 /// Estimates how long work takes.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +78,20 @@ struct Pending {
     first: bool,
 }
 
+/// Commands that have been encoded and not submitted: a submission costs as much as several dispatches, so runs and copies share one.
+#[derive(Debug)]
+struct Open {
+    encoder: wgpu::CommandEncoder,
+    dispatches: usize,
+    work: u64,
+    seconds: f64,
+}
+
 /// The submissions of a backend, numbered from 1.
 #[derive(Debug)]
 pub(crate) struct Submissions {
     last: u64,
+    open: Option<Open>,
     pending: VecDeque<Pending>,
     pace: Pace,
     /// When the last one that was waited for ended, where the wait saw it.
@@ -90,6 +104,7 @@ impl Submissions {
     pub(crate) fn new(lose_after: Option<u64>) -> Self {
         Submissions {
             last: 0,
+            open: None,
             pending: VecDeque::new(),
             pace: Pace::new(),
             seen: None,
@@ -107,11 +122,72 @@ impl Submissions {
         self.last
     }
 
-    /// Submits commands that hold `work` multiply-adds, and everything that was written before.
+    /// The number of the submission that holds, or will hold, everything that was encoded so far.
+    pub(crate) fn newest(&self) -> u64 {
+        self.last + u64::from(self.open.is_some())
+    }
+
+    /// Whether commands wait to be submitted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Where the next commands go. They are submitted with what comes after them, at the latest when something waits for them.
+    pub(crate) fn encoder(&mut self, gpu: &Gpu) -> &mut wgpu::CommandEncoder {
+        let open = self.open.get_or_insert_with(|| Open {
+            encoder: gpu.device.create_command_encoder(&Default::default()),
+            dispatches: 0,
+            work: 0,
+            seconds: 0.0,
+        });
+        &mut open.encoder
+    }
+
+    /// How many of the next dispatches, by their work, the open submission takes: none when it is full, at least one when it is empty, since
+    /// a dispatch cannot be cut.
+    pub(crate) fn room(&self, works: impl Iterator<Item = u64>) -> usize {
+        let most = match self.pending.is_empty() {
+            true => FIRST,
+            false => OTHERS,
+        };
+        let (taken, mut seconds) = self
+            .open
+            .as_ref()
+            .map_or((0, 0.0), |open| (open.dispatches, open.seconds));
+        let fitting = works.take(most.saturating_sub(taken)).take_while(|work| {
+            let more = self.pace.seconds(*work);
+            let fits = !Pace::is_full(seconds, more);
+            seconds += more;
+            fits
+        });
+        fitting.count().max(usize::from(taken == 0))
+    }
+
+    /// Counts dispatches that were encoded.
+    pub(crate) fn add(&mut self, works: impl Iterator<Item = u64>) {
+        let pace = self.pace;
+        if let Some(open) = &mut self.open {
+            for work in works {
+                open.dispatches += 1;
+                open.work = open.work.saturating_add(work);
+                open.seconds += pace.seconds(work);
+            }
+        }
+    }
+
+    /// Submits what was encoded, and everything that was written before, and returns the number of the last submission.
     ///
     /// # Errors
     /// What the driver refused, or that the device is lost.
-    pub(crate) fn submit(
+    pub(crate) fn flush(&mut self, gpu: &Gpu) -> Result<u64, BackendError> {
+        match self.open.take() {
+            None => Ok(self.last),
+            Some(open) => self.submit(gpu, open.encoder, open.work),
+        }
+    }
+
+    /// Submits commands that hold `work` multiply-adds, after all that came before them.
+    fn submit(
         &mut self,
         gpu: &Gpu,
         encoder: wgpu::CommandEncoder,
@@ -148,6 +224,9 @@ impl Submissions {
     /// # Errors
     /// As [`Gpu::wait`].
     pub(crate) fn wait(&mut self, gpu: &Gpu, serial: u64) -> Result<(), BackendError> {
+        if serial > self.last {
+            self.flush(gpu)?;
+        }
         // One after another: the time limit is one submission's, not that of all.
         while self
             .pending
