@@ -171,6 +171,10 @@ impl Engine {
             }
             for (index, part) in chunks.iter().enumerate() {
                 let first = start + index as u32 * chunk;
+                // Early chunks see less than the last.
+                let seen = first + part.len() as u32;
+                let bucket = Bucket::of_prompt(chunk, seen, &self.options);
+                let step = self.step_tensors(bucket);
                 if !single {
                     self.backend.copy(place(index), x, bytes(part))?;
                 }

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use longwave_contract::kv::{BLOCK, PAGE};
-use longwave_contract::{Allocation, Backend, Recording};
+use longwave_contract::{Allocation, Backend, Recording, Ticket};
 
 use crate::codec::{Placed, check_width};
 use crate::error::Error;
@@ -111,6 +111,8 @@ pub struct Engine {
     layered: Option<Layered>,
     tables: Tables,
     plans: Plans,
+    /// The last run.
+    newest: Option<Ticket>,
     sequences: HashMap<SequenceId, Sequence>,
     next_sequence: u32,
 }
@@ -205,6 +207,7 @@ impl Engine {
             options,
             pool,
             tables,
+            newest: None,
             sequences: HashMap::new(),
             next_sequence: 0,
         })
@@ -407,7 +410,10 @@ impl Engine {
             .iter()
             .map(|feed| Ok(feed.tokens.len() == 1 && !self.sequence(feed.sequence)?.is_empty()))
             .collect::<Result<Vec<bool>, Error>>()?;
-        self.advance(feeds, &chooses)
+        let logits = self.advance(feeds, &chooses)?;
+        let ended = self.newest.map_or(Ok(()), |run| self.backend.wait(run));
+        ended?;
+        Ok(logits)
     }
 
     /// Writes a step's tables without running it, and returns the recording that would run: for tracing and profiling. Where a policy
@@ -431,7 +437,8 @@ impl Engine {
         self.record(bucket)
     }
 
-    /// Takes a prompt in; returns the logits after its last token. `progress` is told how many tokens are done.
+    /// Takes a prompt in; returns the logits after its last token. `progress` is told how many tokens are done, or about to be: a device may lag
+    /// behind by what a backend lets wait.
     ///
     /// Goes chunk by chunk, or, where layers compress, layer by layer: then only one layer's raw rows are held at a time.
     ///

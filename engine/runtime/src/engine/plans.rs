@@ -9,8 +9,11 @@ use super::EngineOptions;
 use super::tables::Tables;
 use crate::error::Error;
 
-/// Plans that are kept prepared, beside eight for each layer; the least recently used one makes room.
+/// Plans that are kept prepared beside those of layers; the least recently used one makes room.
 const KEPT: usize = 24;
+
+/// Plans of each layer that are kept: one for each power of two of a prompt's length, of a batch of blocks, and of what is restored.
+const OF_LAYER: usize = 20;
 
 /// What a plan does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +96,7 @@ impl Plans {
         Plans {
             backend,
             plans: HashMap::new(),
-            kept: KEPT + 8 * layers as usize,
+            kept: KEPT + OF_LAYER * layers as usize,
             clock: 0,
         }
     }

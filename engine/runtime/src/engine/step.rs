@@ -50,7 +50,7 @@ impl Engine {
         Ok(logits.into_iter().flatten().collect())
     }
 
-    /// Runs a plan to its end, which is recorded first where it is new.
+    /// Runs a plan, which is recorded first where it is new. It may still be running afterwards: whoever reads what it wrote waits for it.
     pub(super) fn run_key(
         &mut self,
         key: Key,
@@ -60,8 +60,8 @@ impl Engine {
             let recording = record(self)?;
             self.plans.insert(key, &recording)?;
         }
-        let ticket = self.plans.run(key)?;
-        Ok(self.backend.wait(ticket)?)
+        self.newest = Some(self.plans.run(key)?);
+        Ok(())
     }
 
     /// The feeds that share a recording, and whether something is left out for them: all for which it is, and all others.
