@@ -1,12 +1,15 @@
-//! A backend that counts the memory of what is done through it.
+//! A backend that counts the memory of what is done through it, and on demand the time of each op.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Result;
 use longwave_contract::{
     Backend, BackendError, BufferDesc, BufferId, Caps, PlanId, Recording, Ticket,
 };
+
+use crate::profile::{Profile, Tally};
 
 /// One station's door to a backend that several share.
 pub struct Meter {
@@ -14,6 +17,10 @@ pub struct Meter {
     /// Bytes of the buffers of all doors.
     all: Arc<AtomicU64>,
     held: Mutex<Held>,
+    /// What plans were made of.
+    recordings: Mutex<HashMap<PlanId, Recording>>,
+    /// The time of each op, while it is taken; or why it cannot be.
+    tally: Mutex<Option<Result<Tally>>>,
 }
 
 #[derive(Default)]
@@ -30,7 +37,48 @@ impl Meter {
             inner: Arc::clone(inner),
             all: Arc::clone(all),
             held: Mutex::default(),
+            recordings: Mutex::default(),
+            tally: Mutex::default(),
         }
+    }
+
+    /// Takes the time of each op of what is run until [`Meter::profile_end`].
+    pub fn profile_begin(&self) {
+        *locked(&self.tally) = Some(Ok(Tally::default()));
+    }
+
+    /// The time of each op since [`Meter::profile_begin`].
+    ///
+    /// # Errors
+    /// The backend takes no time of single ops, or the tables of an op could not be read.
+    pub fn profile_end(&self) -> Result<Profile> {
+        let tally = locked(&self.tally).take();
+        Ok(tally.unwrap_or_else(|| Ok(Tally::default()))?.profile())
+    }
+
+    /// Runs a plan op by op, when times are taken; whether they are.
+    fn run_profiled(&self, plan: PlanId) -> Result<bool, BackendError> {
+        let mut tally = locked(&self.tally);
+        let Some(Ok(sum)) = &mut *tally else {
+            return Ok(false);
+        };
+        let recordings = locked(&self.recordings);
+        let Some(recording) = recordings.get(&plan) else {
+            return Ok(false);
+        };
+        let times = match self.inner.profile(plan) {
+            Ok(times) => times,
+            Err(error @ BackendError::Unsupported { .. }) => {
+                *tally = Some(Err(error.into()));
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let added = sum.add(recording, &times, &self.inner.kernels(plan), &*self.inner);
+        if let Err(error) = added {
+            *tally = Some(Err(error));
+        }
+        Ok(true)
     }
 
     /// The most bytes that were allocated on the device at any time, the buffers of other doors not counted: what the model, this station and the
@@ -40,7 +88,7 @@ impl Meter {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.held)
     }
 
     fn note(&self) {
@@ -49,6 +97,10 @@ impl Meter {
         let now = self.inner.allocated().saturating_sub(others);
         held.peak = held.peak.max(now);
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Backend for Meter {
@@ -99,6 +151,7 @@ impl Backend for Meter {
 
     fn prepare(&self, recording: &Recording) -> Result<PlanId, BackendError> {
         let plan = self.inner.prepare(recording)?;
+        locked(&self.recordings).insert(plan, recording.clone());
         self.note();
         Ok(plan)
     }
@@ -109,10 +162,15 @@ impl Backend for Meter {
 
     fn release(&self, plan: PlanId) {
         self.inner.release(plan);
+        locked(&self.recordings).remove(&plan);
     }
 
     fn run(&self, plan: PlanId) -> Result<Ticket, BackendError> {
-        let ticket = self.inner.run(plan)?;
+        let ticket = match self.run_profiled(plan)? {
+            // It has ended.
+            true => Ticket(0),
+            false => self.inner.run(plan)?,
+        };
         self.note();
         Ok(ticket)
     }

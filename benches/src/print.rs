@@ -262,7 +262,7 @@ impl Row for TokenResult {
         let step = if self.n_gen > 0 {
             "a token of"
         } else {
-            "a chunk of"
+            "all of"
         };
         let title = format!("{step} {}, {}, {}", self.test, self.backend, self.kv);
         Some((title, self.profile.as_deref()?))

@@ -1,4 +1,4 @@
-//! `--profile`: the time of each op of a step, on the device.
+//! `--profile`: the time of each op of a prompt or a token, on the device.
 
 use anyhow::Result;
 use longwave_contract::{Backend, Recording};
@@ -6,10 +6,7 @@ use serde::Serialize;
 
 use crate::work::Work;
 
-/// Times each op, of which the second counts: the first finds caches and clocks cold.
-const ROUNDS: usize = 2;
-
-/// All ops of one name in a step.
+/// All ops of one name.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OpTime {
     /// The op.
@@ -28,62 +25,77 @@ pub struct OpTime {
     pub flops_per_second: f64,
 }
 
-/// A step by its ops, the longest first.
+/// A test by its ops, the longest first.
 pub type Profile = Vec<OpTime>;
 
-/// Runs a recording whose tables are on the device, op by op.
-///
-/// # Errors
-/// The backend takes no time of single ops, or fails.
-pub fn profile(backend: &dyn Backend, recording: &Recording) -> Result<Profile> {
-    let plan = backend.prepare(recording)?;
-    let times = || -> Result<Vec<u64>> {
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            times = backend.profile(plan)?;
-        }
-        Ok(times)
-    };
-    let (times, kernels) = (times(), backend.kernels(plan));
-    backend.release(plan);
-    let mut profile: Vec<(OpTime, Work)> = Vec::new();
-    for (op, ns) in recording.ops().iter().zip(times?) {
-        let work = Work::of(op, backend)?;
-        match profile.iter_mut().find(|(known, _)| known.op == op.name()) {
-            Some((known, sum)) => {
-                known.count += 1;
-                known.ns += ns;
-                *sum = *sum + work;
+/// Adds up what the ops of several plans take.
+#[derive(Debug, Default)]
+pub struct Tally {
+    ops: Vec<(OpTime, Work)>,
+}
+
+impl Tally {
+    /// Adds a recording whose tables are on the device, the nanoseconds of its ops, and its kernels as `op: kernel`.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    pub fn add(
+        &mut self,
+        recording: &Recording,
+        times: &[u64],
+        kernels: &[String],
+        backend: &dyn Backend,
+    ) -> Result<()> {
+        for (op, ns) in recording.ops().iter().zip(times) {
+            let work = Work::of(op, backend)?;
+            let served = kernels_of(op.name(), kernels);
+            match self.ops.iter_mut().find(|(known, _)| known.op == op.name()) {
+                Some((known, sum)) => {
+                    known.count += 1;
+                    known.ns += ns;
+                    *sum = *sum + work;
+                    for kernel in served {
+                        if !known.kernels.contains(&kernel) {
+                            known.kernels.push(kernel);
+                        }
+                    }
+                }
+                None => {
+                    let first = OpTime {
+                        op: op.name(),
+                        kernels: served,
+                        count: 1,
+                        ns: *ns,
+                        share: 0.0,
+                        bytes_per_second: 0.0,
+                        flops_per_second: 0.0,
+                    };
+                    self.ops.push((first, work));
+                }
             }
-            None => {
-                let served = OpTime {
-                    op: op.name(),
-                    kernels: kernels_of(op.name(), &kernels),
-                    count: 1,
-                    ns,
-                    share: 0.0,
-                    bytes_per_second: 0.0,
-                    flops_per_second: 0.0,
-                };
-                profile.push((served, work));
-            }
         }
+        Ok(())
     }
-    let total: u64 = profile.iter().map(|(op, _)| op.ns).sum();
-    let mut profile: Profile = profile
-        .into_iter()
-        .map(|(op, work)| {
-            let seconds = op.ns.max(1) as f64 / 1e9;
-            OpTime {
-                share: op.ns as f64 / total.max(1) as f64,
-                bytes_per_second: work.bytes / seconds,
-                flops_per_second: work.flops / seconds,
-                ..op
-            }
-        })
-        .collect();
-    profile.sort_by_key(|op| std::cmp::Reverse(op.ns));
-    Ok(profile)
+
+    /// The ops, the longest first.
+    pub fn profile(self) -> Profile {
+        let total: u64 = self.ops.iter().map(|(op, _)| op.ns).sum();
+        let mut profile: Profile = self
+            .ops
+            .into_iter()
+            .map(|(op, work)| {
+                let seconds = op.ns.max(1) as f64 / 1e9;
+                OpTime {
+                    share: op.ns as f64 / total.max(1) as f64,
+                    bytes_per_second: work.bytes / seconds,
+                    flops_per_second: work.flops / seconds,
+                    ..op
+                }
+            })
+            .collect();
+        profile.sort_by_key(|op| std::cmp::Reverse(op.ns));
+        profile
+    }
 }
 
 /// The kernels of an op, each once, from a list of `op: kernel`.

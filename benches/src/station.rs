@@ -17,7 +17,7 @@ use longwave_runtime::model::Model;
 use crate::args::Test;
 use crate::ceiling::Ceiling;
 use crate::meter::Meter;
-use crate::profile::{Profile, profile};
+use crate::profile::Profile;
 use crate::subject::Subject;
 use crate::work::{Work, prompt_flops};
 
@@ -170,14 +170,13 @@ impl Station {
         let half = test.tokens / 2;
         self.generate(test.start(), half)?;
         // Half-way, the cache is as long as it is on average.
-        let token = self.token(test.start() + half);
+        let at = test.start() + half;
+        let token = self.token(at);
         let recording = self.engine.stage(&[feed(self.sequence, &token)])?;
         let work = Work::of_step(&recording, &*self.meter)?;
-        let profile = match profiles {
-            true => Some(profile(&*self.meter, &recording)?),
-            false => None,
-        };
-        self.generate(test.start() + half, test.tokens - half)?;
+        let profile = self.profiled(profiles, |station| station.generate(at, 1))?;
+        let done = u32::from(profile.is_some());
+        self.generate(at + done, test.tokens - half - done)?;
         Ok(Footprint {
             work,
             profile,
@@ -188,21 +187,34 @@ impl Station {
     fn rehearse_prompt(&mut self, test: Test, profiles: bool) -> Result<Footprint> {
         let (start, config) = (test.start(), self.engine.model().config());
         let flops = prompt_flops(config, start, test.tokens) / f64::from(test.tokens);
-        // A prompt that is compressed is many recordings, of which none says what the others do.
-        let profile = if profiles && !self.kv.compresses() {
-            let rows = test.tokens.min(self.engine.options().chunk);
-            let tokens = self.tokens[start as usize..(start + rows) as usize].to_vec();
-            let recording = self.engine.stage(&[feed(self.sequence, &tokens)])?;
-            Some(profile(&*self.meter, &recording)?)
-        } else {
-            None
-        };
-        self.fill(start + test.tokens)?;
+        let end = start + test.tokens;
+        self.fill(end)?;
+        let profile = self.profiled(profiles, |station| {
+            station.rewind(test)?;
+            station.meter.profile_begin();
+            station.fill(end)
+        })?;
         Ok(Footprint {
             work: Work { bytes: 0.0, flops },
             profile,
             ..Footprint::default()
         })
+    }
+
+    /// The time of each op of what is done, where it is asked for.
+    fn profiled(
+        &mut self,
+        wanted: bool,
+        what: impl FnOnce(&mut Station) -> Result<()>,
+    ) -> Result<Option<Profile>> {
+        if !wanted {
+            return Ok(None);
+        }
+        self.meter.profile_begin();
+        let done = what(self);
+        let profile = self.meter.profile_end();
+        done?;
+        profile.map(Some)
     }
 
     /// Runs a test from where [`Station::prepare`] left it, and goes back there.
