@@ -9,7 +9,7 @@ use longwave_contract::kv::{Entry, PAGE, Tier};
 use longwave_contract::op::{Linear, Observe};
 use longwave_contract::{Allocation, Backend, BufferDesc, DType, Recording, Tensor};
 
-use super::observers::Overlaps;
+use super::observers::Losses;
 use crate::codec::rotated;
 use crate::engine::{Engine, EngineOptions, Probe};
 use crate::error::Error;
@@ -23,8 +23,11 @@ pub(crate) const SINKS: u32 = 8;
 /// normalises, and much of what they move cancels. Measured: decision 7.
 const KEY_SHARE: f64 = 0.15;
 
-/// Tokens of a window from which on a chunk's last query shows what a layer attends to.
+/// Tokens of a window from which on queries show what a layer attends to.
 const RANKED_FROM: u32 = 768;
+
+/// Queries of a chunk that show it.
+const RANKED: u32 = 8;
 
 /// What was seen of one layer.
 #[derive(Clone, Debug, Default)]
@@ -42,14 +45,15 @@ pub(crate) struct LayerSample {
 /// What was seen of all layers.
 pub(crate) struct Sample {
     pub layers: Vec<LayerSample>,
-    pub overlaps: Overlaps,
+    pub losses: Losses,
 }
 
-/// Runs windows of tokens through a model. `progress` is told how many tokens are done.
+/// Runs windows of tokens through a model, of which the first `ranked` show what layers attend to. `progress` is told how many tokens are done.
 pub(crate) fn collect(
     backend: &Arc<dyn Backend>,
     model: &Arc<Model>,
     windows: &[Vec<u32>],
+    ranked: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Sample, Error> {
     let config = model.config();
@@ -75,11 +79,11 @@ pub(crate) fn collect(
     )?;
     let mut sample = Sample {
         layers: vec![LayerSample::default(); config.layers as usize],
-        overlaps: Overlaps::new(config.layers),
+        losses: Losses::new(config.layers),
     };
     let mut ranker = Ranker::new(backend, model, longest)?;
     let mut done = 0;
-    for window in windows {
+    for (index, window) in windows.iter().enumerate() {
         for layer in &mut sample.layers {
             layer.rows.push(Vec::new());
         }
@@ -87,17 +91,17 @@ pub(crate) fn collect(
         let probe = &mut |engine: &Engine, probe: Probe| {
             let layer = &mut sample.layers[probe.layer as usize];
             layer.see(engine, &probe)?;
-            let last = probe.start + probe.rows - 1;
-            if last >= RANKED_FROM {
-                let scores = ranker.rank(engine, &probe)?;
-                sample.overlaps.add(last, probe.layer, &scores);
+            if index < ranked {
+                for (point, scores) in ranker.rank(engine, &probe)? {
+                    sample.losses.add(point, probe.layer, scores);
+                }
             }
             Ok(())
         };
         let made = engine.prefill_probed(id, window, &mut |part| progress(done + part), probe);
         engine.end(id);
         made?;
-        sample.overlaps.end_window();
+        sample.losses.end_window();
         done += window.len();
     }
     Ok(sample)
@@ -298,91 +302,113 @@ fn run(backend: &dyn Backend, recording: &Recording) -> Result<(), Error> {
     Ok(done?)
 }
 
-/// Ranks what the last query of a chunk attends to.
+/// Ranks what queries of a chunk attend to.
 struct Ranker {
-    tables: Vec<Allocation>,
+    queries: Allocation,
+    rows: Allocation,
+    views: Allocation,
+    entries: Allocation,
+    picks: Allocation,
+    count: Allocation,
     scores: Allocation,
     capacity: u32,
-    heads: u32,
     model: Arc<Model>,
 }
 
 impl Ranker {
     fn new(backend: &Arc<dyn Backend>, model: &Arc<Model>, capacity: u32) -> Result<Self, Error> {
         let pages = capacity.div_ceil(PAGE).max(1);
-        let table = |rows, cols| {
-            Allocation::new(backend, &BufferDesc::of("ranking", DType::U32, rows, cols))
+        let alloc = |dtype, rows, cols| {
+            Allocation::new(backend, &BufferDesc::of("ranking", dtype, rows, cols))
         };
-        let tables = vec![
-            table(1, RowDesc::WORDS)?,
-            table(1, 4)?,
-            table(1, pages)?,
-            table(1, PickDesc::WORDS)?,
-            table(1, 1)?,
-        ];
+        let ranker = Ranker {
+            queries: alloc(DType::F32, RANKED, model.config().q_width())?,
+            rows: alloc(DType::U32, RANKED, RowDesc::WORDS)?,
+            views: alloc(DType::U32, RANKED, 4)?,
+            entries: alloc(DType::U32, 1, pages)?,
+            picks: alloc(DType::U32, RANKED, PickDesc::WORDS)?,
+            count: alloc(DType::U32, 1, 1)?,
+            scores: alloc(DType::F32, RANKED, capacity)?,
+            capacity,
+            model: Arc::clone(model),
+        };
         let entries: Vec<Entry> = (0..pages)
             .filter_map(|page| Entry::new(Tier::Scratch, page))
             .collect();
-        backend.write(tables[2].id(), 0, bytemuck::cast_slice(&entries))?;
-        backend.write(tables[4].id(), 0, bytemuck::bytes_of(&1u32))?;
-        let scores = BufferDesc::of("ranking scores", DType::F32, 1, capacity);
-        Ok(Ranker {
-            tables,
-            scores: Allocation::new(backend, &scores)?,
-            capacity,
-            heads: model.config().q_width(),
-            model: Arc::clone(model),
-        })
+        backend.write(ranker.entries.id(), 0, bytemuck::cast_slice(&entries))?;
+        Ok(ranker)
     }
 
-    /// The largest share that any head of a chunk's last query gives each token after the sinks, up to the last [`PAGE`].
-    fn rank(&mut self, engine: &Engine, probe: &Probe) -> Result<Vec<f32>, Error> {
+    /// For some positions of a chunk the largest share that any head of the query there gives each token after the sinks, up to the last [`PAGE`].
+    fn rank(&mut self, engine: &Engine, probe: &Probe) -> Result<Vec<(u32, Vec<f32>)>, Error> {
         let backend = &**engine.backend();
-        let last = probe.start + probe.rows - 1;
-        let row = RowDesc {
-            position: last,
-            ..RowDesc::default()
-        };
-        let view = ViewDesc {
-            first: 0,
-            length: last + 1,
-            last,
-            run: PAGE,
-        };
-        let pick = PickDesc {
-            row: 0,
-            first: SINKS,
-            candidates: last + 1 - SINKS - PAGE,
-            keep: 1,
-        };
-        backend.write(self.tables[0].id(), 0, bytemuck::bytes_of(&row))?;
-        backend.write(self.tables[1].id(), 0, bytemuck::bytes_of(&view))?;
-        backend.write(self.tables[3].id(), 0, bytemuck::bytes_of(&pick))?;
-        let table = |index: usize, cols| Tensor::new(self.tables[index].id(), DType::U32, 1, cols);
-        let config = self.model.config();
-        let scores = Tensor::new(self.scores.id(), DType::F32, 1, self.capacity);
-        // A query row starts where tensors may only where the width allows it; so the last one is copied to the front.
-        let q = Tensor::new(probe.q.buffer, DType::F32, 1, self.heads);
-        if probe.rows > 1 {
-            let from = probe.q.offset + u64::from(probe.rows - 1) * probe.q.row_bytes();
-            backend.copy((probe.q.buffer, from), (q.buffer, 0), q.row_bytes())?;
+        // Evenly spaced, the last of the chunk among them.
+        let step = probe.rows.div_ceil(RANKED).max(1);
+        let rows: Vec<u32> = (0..probe.rows)
+            .rev()
+            .step_by(step as usize)
+            .filter(|row| probe.start + row >= RANKED_FROM)
+            .collect();
+        let (mut descs, mut views, mut picks) = (Vec::new(), Vec::new(), Vec::new());
+        let bytes = probe.q.row_bytes();
+        for (index, row) in (0..).zip(&rows) {
+            let position = probe.start + row;
+            descs.push(RowDesc {
+                position,
+                view: index,
+                ..RowDesc::default()
+            });
+            views.push(ViewDesc {
+                first: 0,
+                length: position + 1,
+                last: position,
+                run: PAGE,
+            });
+            picks.push(PickDesc {
+                row: index,
+                first: SINKS,
+                candidates: position + 1 - SINKS - PAGE,
+                keep: 1,
+            });
+            let from = probe.q.offset + u64::from(*row) * bytes;
+            let to = (self.queries.id(), u64::from(index) * bytes);
+            backend.copy((probe.q.buffer, from), to, bytes)?;
         }
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = rows.len() as u32;
+        backend.write(self.rows.id(), 0, bytemuck::cast_slice(&descs))?;
+        backend.write(self.views.id(), 0, bytemuck::cast_slice(&views))?;
+        backend.write(self.picks.id(), 0, bytemuck::cast_slice(&picks))?;
+        backend.write(self.count.id(), 0, bytemuck::bytes_of(&count))?;
+        let table =
+            |table: &Allocation, rows, cols| Tensor::new(table.id(), DType::U32, rows, cols);
+        let config = self.model.config();
+        let scores = Tensor::new(self.scores.id(), DType::F32, RANKED, self.capacity);
         let mut recording = Recording::new("ranking");
         recording.push(Observe {
-            q,
+            q: Tensor::new(self.queries.id(), DType::F32, RANKED, config.q_width()),
             kv: probe.scratch,
-            rows: table(0, RowDesc::WORDS),
-            views: table(1, 4),
-            entries: table(2, self.capacity.div_ceil(PAGE).max(1)),
-            picks: table(3, PickDesc::WORDS),
-            count: table(4, 1),
+            rows: table(&self.rows, RANKED, RowDesc::WORDS),
+            views: table(&self.views, RANKED, 4),
+            entries: table(&self.entries, 1, self.capacity.div_ceil(PAGE).max(1)),
+            picks: table(&self.picks, RANKED, PickDesc::WORDS),
+            count: table(&self.count, 1, 1),
             shape: config.shape,
             scale: 1.0 / (config.shape.head_dim as f32).sqrt(),
             scores,
         })?;
         run(backend, &recording)?;
+        let pitch = scores.row_bytes() as usize;
         let bytes = read(backend, scores)?;
-        let values: &[f32] = bytemuck::cast_slice(&bytes);
-        Ok(values[..pick.candidates as usize].to_vec())
+        let ranked = rows.iter().zip(&picks).zip(bytes.chunks(pitch));
+        Ok(ranked
+            .map(|((row, pick), bytes)| {
+                let values: &[f32] = bytemuck::cast_slice(bytes);
+                let values = values[..pick.candidates as usize].to_vec();
+                (probe.start + row, values)
+            })
+            .collect())
     }
 }

@@ -100,6 +100,7 @@ pub fn calibrate(
     let total = given.iter().map(Vec::len).sum();
     let window = DRAWN.1.min(options.window);
     let drawn = DRAWN.0.min(total);
+    let ranked = given.len();
     let mut windows = given;
     windows.extend(
         draw(drawn, config.vocabulary)
@@ -107,7 +108,7 @@ pub fn calibrate(
             .map(<[u32]>::to_vec),
     );
     let all: usize = windows.iter().map(Vec::len).sum();
-    let sample = collect(backend, model, &windows, &mut |done| {
+    let sample = collect(backend, model, &windows, ranked, &mut |done| {
         progress(CalibrateEvent::Tokens(done, all));
     })?;
     let layers = sample.layers.len();
@@ -147,9 +148,9 @@ pub fn calibrate(
         codecs.push(fit.codec(candidate));
     }
     // As many observers as the paper has for its models: about one layer in six.
-    let observers = (!sample.overlaps.is_empty()).then(|| {
+    let observers = (!sample.losses.is_empty()).then(|| {
         sample
-            .overlaps
+            .losses
             .observers((layers as f64 / 5.5).round().max(1.0) as usize)
     });
     Ok(ModelCodec::closed_form(
@@ -171,7 +172,7 @@ pub fn means(backend: &Arc<dyn Backend>, model: &Arc<Model>) -> Result<Vec<Vec<f
     check_width(config.shape)?;
     let length = TOKENS.min(config.context).min(model.rope_positions());
     let window = draw(length as usize, config.vocabulary);
-    let sample = collect(backend, model, &[window], &mut |_| {})?;
+    let sample = collect(backend, model, &[window], 0, &mut |_| {})?;
     let cols = config.shape.cols() as usize;
     Ok(sample.layers.iter().map(|layer| layer.mean(cols)).collect())
 }
