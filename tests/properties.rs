@@ -16,8 +16,8 @@ proptest! {
         for (take, count) in moves {
             if take {
                 match allocator.take(count) {
-                    Some(pages) => held.extend(pages),
-                    None => prop_assert!(count > allocator.free_pages()),
+                    Ok(pages) => held.extend(pages),
+                    Err(_) => prop_assert!(count > allocator.free_pages()),
                 }
             } else {
                 let rest = held.len().saturating_sub(count as usize);

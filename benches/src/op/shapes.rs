@@ -14,7 +14,7 @@ use longwave_tests::rig::{Rig, raw};
 use super::Case;
 
 /// Blocks that are compressed at a time.
-const NEW_BLOCKS: u32 = 16;
+const NEW_BLOCKS: u32 = 32;
 
 /// Tokens that are restored at a time.
 const TILE: u32 = 4096;

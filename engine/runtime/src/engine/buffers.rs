@@ -86,8 +86,8 @@ impl Choice {
 /// Restored rows that a codec takes at a time.
 pub(super) const TILE: u32 = 4096;
 
-/// Blocks that are compressed at a time.
-pub(super) const BATCH: u32 = 16;
+/// Blocks that are compressed at a time: a tile of tokens.
+pub(super) const BATCH: u32 = TILE / BLOCK;
 
 /// The buffers of policies that compress: scratch rows, and what one layer of a prompt needs.
 pub(super) struct Layered {
@@ -138,7 +138,14 @@ impl Sizes {
             scratch: context * options.sequences,
             staged,
             hidden: options.context,
-            rows: restored.max(BATCH * BLOCK),
+            rows: restored.max(
+                options
+                    .context
+                    .min(TILE)
+                    .div_ceil(BLOCK)
+                    .next_power_of_two()
+                    * BLOCK,
+            ),
             cols: config.shape.cols(),
             rank,
             width: config.width,

@@ -71,30 +71,22 @@ impl Engine {
             Retention::KeepAll => 0,
             Retention::Compress(range) => range.len() as u32 / BLOCK,
         };
-        let full = |allocator: &crate::kv::PageAllocator, needed| Error::CacheFull {
-            needed,
-            free: allocator.free_pages(),
-            pages: allocator.pages(),
-        };
-        let taken = self.pool.blocks.take(blocks);
-        after
-            .blocks
-            .extend(taken.ok_or_else(|| full(&self.pool.blocks, blocks))?);
+        after.blocks.extend(self.pool.blocks.take(blocks)?);
         let missing = before.missing_pages(after.len());
         let tail = after.tail_pages(after.len(), sinks);
         let taken = (self.pool.pages.take(missing), self.pool.tail.take(tail));
         let made = match taken {
-            (Some(pages), Some(tail)) => {
+            (Ok(pages), Ok(tail)) => {
                 after.pages.extend(pages);
                 after.tail = tail;
                 self.run_layers(id, &before, &after, progress, probe)
             }
-            (pages, taken) => {
-                let error = match pages {
-                    None => full(&self.pool.pages, missing),
-                    Some(_) => full(&self.pool.tail, tail),
-                };
-                after.pages.extend(pages.into_iter().flatten());
+            (Ok(pages), Err(error)) => {
+                after.pages.extend(pages);
+                after.tail = Vec::new();
+                Err(error)
+            }
+            (Err(error), taken) => {
                 after.tail = taken.unwrap_or_default();
                 Err(error)
             }
@@ -416,11 +408,7 @@ impl Engine {
         }
         let before = sequence.clone();
         let count = range.len() as u32 / BLOCK;
-        let blocks = self.pool.blocks.take(count).ok_or(Error::CacheFull {
-            needed: count,
-            free: self.pool.blocks.free_pages(),
-            pages: self.pool.blocks.pages(),
-        })?;
+        let blocks = self.pool.blocks.take(count)?;
         let mut after = before.clone();
         after.blocks.extend(&blocks);
         for layer in 0..self.model.config().layers {

@@ -4,6 +4,7 @@
 //! recorded once per bucket of rows and context, and replayed; tokens, positions, slots and views go to the device as tables.
 
 mod buffers;
+mod check;
 mod layers;
 mod plans;
 mod step;
@@ -16,12 +17,13 @@ use std::sync::Arc;
 use longwave_contract::kv::{BLOCK, PAGE};
 use longwave_contract::{Allocation, Backend, Recording, Ticket};
 
-use crate::codec::{Placed, check_width};
+use crate::codec::Placed;
 use crate::error::Error;
 use crate::kv::{KvPool, PoolSize, Sequence, SequenceId};
 use crate::model::{Model, ModelConfig};
 use crate::policy::{Budget, Policy, Role};
 use buffers::{Activations, Choice, Layered};
+use check::check_codec;
 pub(crate) use layers::Probe;
 use layers::Probing;
 use plans::Plans;
@@ -484,89 +486,6 @@ impl Engine {
         self.check_tokens(self.sequence(id)?.len(), tokens)?;
         self.prefill_layers(id, tokens, progress, Some(probe))
     }
-
-    fn check_tokens(&self, have: u32, tokens: &[u32]) -> Result<(), Error> {
-        let vocabulary = self.model.config().vocabulary;
-        if let Some(position) = tokens.iter().position(|&token| token >= vocabulary) {
-            return Err(Error::TokenBeyondVocabulary {
-                token: tokens[position],
-                position,
-                vocabulary,
-            });
-        }
-        let total = u64::from(have) + tokens.len() as u64;
-        if total > u64::from(self.options.context) {
-            return Err(Error::ContextExceeded {
-                tokens: total,
-                context: self.options.context,
-            });
-        }
-        Ok(())
-    }
-
-    /// Whether a step of these feeds is possible.
-    fn check(&self, feeds: &[Feed<'_>]) -> Result<(), Error> {
-        let rows: usize = feeds.iter().map(|feed| feed.tokens.len()).sum();
-        let limit = self.options.chunk as usize;
-        let distinct = feeds
-            .iter()
-            .enumerate()
-            .all(|(i, f)| feeds[..i].iter().all(|other| other.sequence != f.sequence));
-        if rows == 0 || rows > limit || feeds.iter().any(|feed| feed.tokens.is_empty()) {
-            return Err(Error::StepSize { rows, limit });
-        }
-        if !distinct || feeds.len() > self.options.sequences as usize {
-            let sequences = self.options.sequences;
-            return Err(Error::Parameter(format!(
-                "a step takes up to {sequences} sequences, each once"
-            )));
-        }
-        let mut needed = 0;
-        for feed in feeds {
-            let sequence = self.sequence(feed.sequence)?;
-            self.check_tokens(sequence.len(), feed.tokens)?;
-            needed += sequence.missing_pages(sequence.len() + feed.tokens.len() as u32);
-        }
-        let pages = &self.pool.pages;
-        if needed > pages.free_pages() {
-            return Err(Error::CacheFull {
-                needed,
-                free: pages.free_pages(),
-                pages: pages.pages(),
-            });
-        }
-        Ok(())
-    }
-}
-
-/// Whether a codec fits a model's rows and an engine's context.
-fn check_codec(
-    layer: u32,
-    shape: Option<longwave_contract::kv::LatentShape>,
-    config: &ModelConfig,
-    options: &EngineOptions,
-    sinks: u32,
-) -> Result<(), Error> {
-    let Some(shape) = shape else {
-        return Ok(());
-    };
-    check_width(config.shape)?;
-    if shape.cols != config.shape.cols() {
-        return Err(Error::Parameter(format!(
-            "the codec of layer {layer} is for rows of {} elements, the model's have {}",
-            shape.cols,
-            config.shape.cols()
-        )));
-    }
-    let limit = shape.token_limit(sinks);
-    if options.context > limit {
-        return Err(Error::Parameter(format!(
-            "the codec of layer {layer} can name the references of {limit} tokens with 16 bits, fewer than a context of {}: \
-             use a smaller context or a codec with fewer references",
-            options.context
-        )));
-    }
-    Ok(())
 }
 
 impl std::fmt::Debug for Engine {

@@ -116,18 +116,12 @@ impl Engine {
         let sinks = self.sinks();
         let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
         let length = sequence.len() + more;
-        let taken = self.pool.pages.take(sequence.missing_pages(length));
-        sequence.pages.extend(taken.into_iter().flatten());
+        let pages = self.pool.pages.take(sequence.missing_pages(length))?;
+        sequence.pages.extend(pages);
         if self.layered.is_some() {
             let wanted = sequence.tail_pages(length, sinks);
             let missing = wanted.saturating_sub(sequence.tail.len() as u32);
-            let free = self.pool.tail.free_pages();
-            let taken = self.pool.tail.take(missing).ok_or(Error::CacheFull {
-                needed: missing,
-                free,
-                pages: self.pool.tail.pages(),
-            })?;
-            sequence.tail.extend(taken);
+            sequence.tail.extend(self.pool.tail.take(missing)?);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Hands out pages.
 
+use crate::error::Error;
+
 /// Pages of a pool, uniform over its layers. Page numbers are handed out lowest first, so a small load touches little memory.
 #[derive(Clone, Debug)]
 pub struct PageAllocator {
@@ -27,15 +29,33 @@ impl PageAllocator {
         self.taken.len() as u32
     }
 
+    /// Whether `count` pages are free.
+    ///
+    /// # Errors
+    /// [`Error::CacheFull`] with the numbers.
+    pub fn check(&self, count: u32) -> Result<(), Error> {
+        if count > self.free_pages() {
+            return Err(Error::CacheFull {
+                needed: count,
+                free: self.free_pages(),
+                pages: self.pages(),
+            });
+        }
+        Ok(())
+    }
+
     /// Takes `count` pages, or none when fewer are free.
-    pub fn take(&mut self, count: u32) -> Option<Vec<u32>> {
-        let rest = self.free.len().checked_sub(count as usize)?;
-        let mut pages = self.free.split_off(rest);
+    ///
+    /// # Errors
+    /// As [`PageAllocator::check`].
+    pub fn take(&mut self, count: u32) -> Result<Vec<u32>, Error> {
+        self.check(count)?;
+        let mut pages = self.free.split_off(self.free.len() - count as usize);
         pages.reverse();
         for &page in &pages {
             self.taken[page as usize] = true;
         }
-        Some(pages)
+        Ok(pages)
     }
 
     /// Gives pages back. A page that is not taken is left alone, so that giving back twice cannot hand a page to two sequences.
@@ -60,10 +80,14 @@ mod tests {
         let mut pages = PageAllocator::new(4);
         let a = pages.take(3).expect("three are free");
         assert_eq!(a, [0, 1, 2]);
-        assert_eq!(pages.take(2), None);
+        let full = pages.take(2).map_err(|error| error.to_string());
+        assert_eq!(
+            full,
+            Err("the cache is full: 2 pages are needed, 1 of 4 are free".into())
+        );
         assert_eq!(pages.free_pages(), 1);
         pages.give_back([1]);
-        assert_eq!(pages.take(2), Some(vec![1, 3]));
+        assert_eq!(pages.take(2).expect("two are free"), [1, 3]);
         assert_eq!(pages.free_pages(), 0);
     }
 }
