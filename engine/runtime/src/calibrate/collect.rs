@@ -40,6 +40,10 @@ pub(crate) struct LayerSample {
     pub query_energy: Vec<f64>,
     /// Tokens that were seen.
     pub tokens: u64,
+    /// For each window the weight of each token's error, 1 on average; none where nothing ranked it.
+    pub attention: Vec<Vec<f32>>,
+    /// For each token of the current window the squares of the shares that it was given, and how many queries saw it.
+    given: Vec<(f64, u32)>,
 }
 
 /// What was seen of all layers.
@@ -93,6 +97,7 @@ pub(crate) fn collect(
             layer.see(engine, &probe)?;
             if index < ranked {
                 for (point, scores) in ranker.rank(engine, &probe)? {
+                    layer.attend(&scores);
                     sample.losses.add(point, probe.layer, scores);
                 }
             }
@@ -102,6 +107,9 @@ pub(crate) fn collect(
         engine.end(id);
         made?;
         sample.losses.end_window();
+        for layer in &mut sample.layers {
+            layer.end_window();
+        }
         done += window.len();
     }
     Ok(sample)
@@ -165,6 +173,36 @@ impl LayerSample {
         }
         self.tokens += u64::from(probe.rows);
         Ok(())
+    }
+
+    /// Adds the shares that a query gives the tokens after the sinks.
+    ///
+    /// To first order an error `e_i` of token `i` moves an output by `p_i e_i`: its square counts by that of the share.
+    fn attend(&mut self, shares: &[f32]) {
+        let tokens = SINKS as usize + shares.len();
+        let known = self.given.len().max(tokens);
+        self.given.resize(known, (0.0, 0));
+        for ((sum, seen), share) in self.given[SINKS as usize..].iter_mut().zip(shares) {
+            *sum += f64::from(*share).powi(2);
+            *seen += 1;
+        }
+    }
+
+    /// Makes weights of what the window's tokens were given.
+    fn end_window(&mut self) {
+        let means = self.given.iter().map(|(sum, seen)| match seen {
+            0 => None,
+            seen => Some(sum / f64::from(*seen)),
+        });
+        let means: Vec<Option<f64>> = means.collect();
+        let seen: Vec<f64> = means.iter().flatten().copied().collect();
+        let mean = seen.iter().sum::<f64>() / seen.len().max(1) as f64;
+        let weight = |found: &Option<f64>| match found {
+            Some(found) if mean > 0.0 => (found / mean) as f32,
+            _ => 1.0,
+        };
+        self.attention.push(means.iter().map(weight).collect());
+        self.given.clear();
     }
 
     /// Weighs the elements of a row by what an error of theirs does to attention's output, relative to its size, averaged over query heads.

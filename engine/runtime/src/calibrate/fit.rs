@@ -97,19 +97,21 @@ impl Fit {
         };
         for &references in choices {
             let residuals = blocks.residuals(&fit.mean, &roots, references);
-            fit.add(references, &residuals, cols, &escapes)?;
+            let weights = blocks.weights(references);
+            fit.add(references, &residuals, &weights, &escapes)?;
         }
         Ok(fit)
     }
 
-    /// Adds a basis for weighted residuals, `[tokens][cols]`, and its candidates.
+    /// Adds a basis for weighted residuals, `[tokens][cols]`, and its candidates; `weights` has one for the error of each token.
     fn add(
         &mut self,
         references: Option<ReferenceShape>,
         residuals: &[f32],
-        cols: usize,
+        weights: &[f32],
         escapes: &RangeInclusive<u32>,
     ) -> Result<(), Error> {
+        let cols = self.mean.len();
         let tokens = residuals.len() / cols;
         let y = MatRef::from_row_major_slice(residuals, tokens, cols);
         let mut covariance = Mat::<f32>::zeros(cols, cols);
@@ -152,6 +154,10 @@ impl Fit {
             .flat_map(|&token| &residuals[token * cols..][..cols])
             .copied()
             .collect();
+        let weights: Vec<f64> = chosen
+            .iter()
+            .map(|&token| f64::from(weights[token]))
+            .collect();
         let x = MatRef::from_row_major_slice(&some, chosen.len(), cols);
         let mut z = Mat::<f32>::zeros(chosen.len(), cols);
         matmul(&mut z, Accum::Replace, x, vectors.as_ref(), 1.0, Par::Seq);
@@ -179,9 +185,10 @@ impl Fit {
             .map(|(i, values)| {
                 let energy = sigma[i].powi(2) / chosen.len() as f64;
                 let loss = |bits: usize, step: f32| -> f64 {
-                    let lost = values.iter().zip(&gains).map(|(&value, &gain)| {
+                    let tokens = values.iter().zip(&gains).zip(&weights);
+                    let lost = tokens.map(|((&value, &gain), weight)| {
                         let error = gain * (value - quantised(value, bits, step));
-                        f64::from(error * error)
+                        weight * f64::from(error * error)
                     });
                     energy * lost.sum::<f64>()
                 };
@@ -196,12 +203,12 @@ impl Fit {
                 (steps, losses)
             })
             .collect();
-        let (order, errors) = water_fill(&measured, &whitened, &gains, &sigma, coded);
+        let (order, errors) = water_fill(&measured, &whitened, &gains, &weights, &sigma, coded);
         let basis = self.bases.len();
         let group = BLOCK as usize;
         for (bits, rows) in errors {
             for escapes in escapes.clone() {
-                // Errors of a block's tokens, the worst first.
+                // Without the block's worst tokens.
                 let kept: f64 = rows
                     .iter()
                     .flat_map(|block| block.iter().skip(escapes as usize))
@@ -329,7 +336,7 @@ fn quantised(value: f32, bits: usize, step: f32) -> f32 {
     step * (code - zero)
 }
 
-/// Errors of each block's tokens, the worst first.
+/// Weighted errors of each block's tokens, those with the largest errors first: they are the ones that escape.
 type BlockErrors = Vec<Vec<f64>>;
 
 /// Gives bits to latents, each to where it saves most. Returns the latents in that order, and at sizes from half a bit for each latent on, the errors of the
@@ -338,6 +345,7 @@ fn water_fill(
     measured: &[([f32; MOST_BITS], [f64; MOST_BITS + 1])],
     whitened: &[Vec<f32>],
     gains: &[f32],
+    weights: &[f64],
     sigma: &[f64],
     coded: usize,
 ) -> (Vec<u32>, Vec<(usize, BlockErrors)>) {
@@ -382,10 +390,13 @@ fn water_fill(
             queue.push((Ordered(saving(i, bits[i])), std::cmp::Reverse(i)));
         }
         if order.len().is_multiple_of(pace) && order.len() >= cols / 2 {
-            let blocks = errors.chunks_exact(coded).map(|block| {
-                let mut block: Vec<f64> = block.iter().map(|error| error.max(0.0)).collect();
-                block.sort_unstable_by(|a, b| b.total_cmp(a));
-                block
+            let blocks = errors.chunks_exact(coded).zip(weights.chunks_exact(coded));
+            let blocks = blocks.map(|(errors, weights)| {
+                let errors = errors.iter().map(|error| error.max(0.0));
+                let mut block: Vec<(f64, f64)> = errors.zip(weights.iter().copied()).collect();
+                block.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
+                let weighted = block.into_iter().map(|(error, weight)| error * weight);
+                weighted.collect()
             });
             sizes.push((order.len(), blocks.collect()));
         }

@@ -1,10 +1,8 @@
 //! Which layers observe: those whose choice of tokens leaves out least of what the layers after them attend to (our notes on DeltaKV, section 7,
 //! where layers are compared by how many tokens they share; decision 8 has the difference).
 
-use super::weight;
-
-/// One in so many candidates is chosen when layers are compared.
-const SHARE: usize = 8;
+/// One in so many candidates is chosen when layers are compared: few, so that what matters is told apart from what happens to be there (decision 8).
+const SHARE: usize = 32;
 
 /// What each layer would lose by reading what each earlier one chooses, summed over points of the text.
 #[derive(Clone, Debug)]
@@ -72,7 +70,7 @@ impl Losses {
         // What the layers between two observers lose by the first.
         let segment = |a: usize, b: usize| -> f64 {
             (a + 1..b)
-                .map(|target| weight(target, layers) * self.pairs[a * layers + target])
+                .map(|target| self.pairs[a * layers + target])
                 .sum()
         };
         // best[n][a]: the least that layers from a on lose when a observes and n observers follow.

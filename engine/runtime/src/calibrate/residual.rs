@@ -10,9 +10,13 @@ use rayon::prelude::*;
 use super::collect::{LayerSample, SINKS};
 use super::fit::shape;
 
+/// The share of a token's weight that does not depend on the attention it got: what few queries showed is not all that will be asked.
+const EVEN: f32 = 0.5;
+
 /// The whole blocks of a layer's windows.
 pub(super) struct Blocks<'a> {
     windows: Vec<&'a [f16]>,
+    attention: &'a [Vec<f32>],
     cols: usize,
 }
 
@@ -20,6 +24,7 @@ impl<'a> Blocks<'a> {
     pub fn new(sample: &'a LayerSample) -> Self {
         Blocks {
             windows: sample.rows.iter().map(Vec::as_slice).collect(),
+            attention: &sample.attention,
             cols: sample.metric.len(),
         }
     }
@@ -31,6 +36,24 @@ impl<'a> Blocks<'a> {
     pub fn tokens(&self) -> usize {
         let blocks = self.windows.iter().map(|window| self.blocks_of(window));
         blocks.sum::<usize>() * BLOCK as usize
+    }
+
+    /// The weight of an error of each token that is no reference, in the order of [`Blocks::residuals`]; 1 on average over all tokens.
+    pub fn weights(&self, references: Option<ReferenceShape>) -> Vec<f32> {
+        let shape = shape(self.cols, 0, references, 0);
+        let mut weights = Vec::new();
+        for (index, window) in self.windows.iter().enumerate() {
+            let known = self.attention.get(index);
+            for token in 0..self.blocks_of(window) as u32 * BLOCK {
+                if shape.is_reference(token % BLOCK) {
+                    continue;
+                }
+                let at = (SINKS + token) as usize;
+                let given = known.and_then(|known| known.get(at)).copied();
+                weights.push(EVEN + (1.0 - EVEN) * given.unwrap_or(1.0));
+            }
+        }
+        weights
     }
 
     /// What is left of every token that is no reference, times the roots of the metric: `[token][cols]`, block after block.
