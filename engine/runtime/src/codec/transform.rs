@@ -165,6 +165,7 @@ impl Codec for Transform {
             shape: self.shape,
             latents: with.latents,
             residual: with.residual,
+            base: None,
         })?;
         let z = if self.has_maps() {
             let z = reshaped(with.z, with.residual.rows, self.shape.rank);
