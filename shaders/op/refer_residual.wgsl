@@ -1,4 +1,4 @@
-// What: residual = x - base for each token of the blocks; zero for references.
+// What: base, and residual = x - base, for each token of the blocks; zero for references.
 // Contract: engine/contract/src/op/refer.rs
 // Grid: y * x_groups + x = tokens; a workgroup a token.
 // Shared: 64 bytes for where its references lie.
@@ -13,6 +13,8 @@ struct Params {
     // Workgroups along x.
     x_groups: u32,
     neighbours: u32,
+    // Whether bases are asked for.
+    has_base: u32,
     // The shape of blocks.
     cols: u32,
     words: u32,
@@ -32,6 +34,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> mean: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> latents: array<u32>;
 @group(0) @binding(7) var<storage, read_write> residual: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> base: array<vec4<f32>>;
 
 // Whether a reference is a sink, and its staged row or first word.
 var<workgroup> sources: array<vec2<u32>, 8>;
@@ -49,6 +52,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if is_reference(lane) {
         for (var quad = thread; quad < quads; quad += WORKGROUP) {
             residual[row * quads + quad] = vec4<f32>();
+            if params.has_base != 0u {
+                base[row * quads + quad] = vec4<f32>();
+            }
         }
         return;
     }
@@ -63,19 +69,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     let share = 1.0 / f32(max(params.neighbours, 1u));
     for (var quad = thread; quad < quads; quad += WORKGROUP) {
-        var base = vec4<f32>();
+        var middle = vec4<f32>();
         for (var i = 0u; i < params.neighbours; i++) {
             let source = sources[i];
             if source.x != 0u {
-                base += staged_quad(source.y, quad);
+                middle += staged_quad(source.y, quad);
             } else {
-                base += exact_quad(source.y, quad);
+                middle += exact_quad(source.y, quad);
             }
         }
-        base *= share;
+        middle *= share;
         if params.neighbours == 0u {
-            base = mean[quad];
+            middle = mean[quad];
         }
-        residual[row * quads + quad] = staged_quad(block.source + lane, quad) - base;
+        residual[row * quads + quad] = staged_quad(block.source + lane, quad) - middle;
+        if params.has_base != 0u {
+            base[row * quads + quad] = middle;
+        }
     }
 }

@@ -1,4 +1,4 @@
-// What: out = the stored row of a raw token, reference or escape, and z = 0; or else the mean of its references, and z = its latents.
+// What: out = the row of a raw token, reference or escape, and z = 0; or else the mean of its references plus an offset, and z = its latents.
 // Contract: engine/contract/src/op/unpack.rs
 // Grid: y * x_groups + x = rows; a workgroup a row.
 // Shared: 64 bytes for where the row's references lie.
@@ -22,6 +22,8 @@ struct Params {
     first: u32,
     has_tokens: u32,
     tokens_pitch: u32,
+    // Whether `mean` has a second row, an offset of coded tokens.
+    has_offset: u32,
     // Whether latents are stored apart, and elements of a row of them.
     has_z: u32,
     z_pitch: u32,
@@ -185,6 +187,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         base *= share;
         if params.neighbours == 0u {
             base = mean[quad];
+        }
+        if params.has_offset != 0u {
+            base += mean[quads + quad];
         }
         if params.has_z == 0u {
             //:repeat c = 0..4

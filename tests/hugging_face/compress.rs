@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use half::bf16;
 use longwave_contract::Backend;
 use longwave_contract::kv::{BLOCK, ReferenceShape};
+use longwave_contract::op::Activation;
 use longwave_runtime::calibrate::{CalibrateOptions, calibrate, means};
 use longwave_runtime::codec::{
     CheckpointOptions, Codec, ModelCodec, Transform, open_checkpoint, rotated,
@@ -38,7 +39,7 @@ fn options(sequences: u32) -> EngineOptions {
     }
 }
 
-fn load(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<(Directory, Arc<Model>)> {
+pub fn load(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<(Directory, Arc<Model>)> {
     let spec = Spec {
         context: 512,
         ..spec.clone()
@@ -121,27 +122,68 @@ pub fn identity_is_dense(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> 
     Ok(())
 }
 
-/// A checkpoint for all layers whose encoder doubles and whose decoder halves residuals gives what dense attention gives; its encoder's bias cancels.
-pub fn checkpoint_is_dense(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
+/// A network that multiplies by `scale`. With an activation: `f(v + 1) - f(-v - 1) - 1` is `v`, for GELU, and for silu, by which a linear half
+/// of ones multiplies.
+fn multiplying(side: &str, kind: Option<Activation>, cols: usize, scale: f32) -> Vec<Written> {
+    let network = format!("compress_{side}");
+    // Rows of the identity, and for the second half those of its negative.
+    let signed = |at: usize| match (at / cols % cols == at % cols, at < cols * cols) {
+        (false, _) => 0.0,
+        (true, true) => 1.0,
+        (true, false) => -1.0,
+    };
+    let square = cols * cols;
+    let write = |part: &str, shape: &[usize], value: &dyn Fn(usize) -> f32| {
+        let values = (0..shape.iter().product()).map(|at| bf16::from_f32(value(at)));
+        let bytes = values.flat_map(bf16::to_le_bytes).collect();
+        (format!("{network}.{part}"), shape.to_vec(), bytes)
+    };
+    let Some(activation) = kind else {
+        let mut tensors = vec![write("weight", &[cols, cols], &|at| scale * signed(at))];
+        if side == "down" {
+            tensors.push(write("bias", &[cols], &|_| 3.0));
+        }
+        return tensors;
+    };
+    let (gates, [first, second]) = match activation {
+        Activation::Gelu => (2, ["0", "2"]),
+        Activation::SwiGlu => (4, ["w12", "w3"]),
+    };
+    let inner = |at: usize| if at < 2 * square { signed(at) } else { 0.0 };
+    let bias = |at: usize| if at / cols == 1 { -1.0 } else { 1.0 };
+    let outer = |at: usize| {
+        let (row, col) = (at / (2 * cols), at % (2 * cols));
+        scale * signed(col * cols + row)
+    };
+    vec![
+        write(&format!("{first}.weight"), &[gates * cols, cols], &inner),
+        write(&format!("{first}.bias"), &[gates * cols], &bias),
+        write(&format!("{second}.weight"), &[cols, 2 * cols], &outer),
+        write(&format!("{second}.bias"), &[cols], &|_| -scale),
+    ]
+}
+
+/// A tensor's name, shape and bytes.
+type Written = (String, Vec<usize>, Vec<u8>);
+
+/// A checkpoint for all layers whose encoder doubles and whose decoder halves residuals gives what dense attention gives.
+pub fn checkpoint_is_dense(
+    backend: &Arc<dyn Backend>,
+    spec: &Spec,
+    kind: Option<Activation>,
+) -> Result<()> {
     let (_directory, model) = load(backend, spec)?;
     let cols = model.config().shape.cols() as usize;
-    let diagonal = |value: f32| -> Vec<u8> {
-        let element = |at: usize| if at / cols == at % cols { value } else { 0.0 };
-        (0..cols * cols)
-            .flat_map(|at| bf16::from_f32(element(at)).to_le_bytes())
-            .collect()
-    };
-    let (down, up) = (diagonal(2.0), diagonal(0.5));
-    let bias = bf16::from_f32(3.0).to_le_bytes().repeat(cols);
-    let view = |shape: &[usize], bytes| TensorView::new(Dtype::BF16, shape.to_vec(), bytes);
-    let tensors = [
-        ("compress_down.weight", view(&[cols, cols], &down)?),
-        ("compress_down.bias", view(&[cols], &bias)?),
-        ("compress_up.weight", view(&[cols, cols], &up)?),
-    ];
+    let tensors = [("down", 2.0), ("up", 0.5)];
+    let tensors = tensors.map(|(side, scale)| multiplying(side, kind, cols, scale));
+    let tensors = tensors.concat();
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::BF16, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>>>()?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("model.safetensors");
-    std::fs::write(&path, safetensors::serialize(tensors, None)?)?;
+    std::fs::write(&path, safetensors::serialize(views, None)?)?;
     let options = CheckpointOptions::default();
     let codecs = open_checkpoint(&path, model.config(), &options)?;
     let codecs: Vec<Arc<dyn Codec>> = codecs.into_iter().flatten().collect();

@@ -3,6 +3,7 @@
 
 mod compress;
 mod directory;
+mod network;
 mod random;
 mod reference;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use longwave_contract::Backend;
+use longwave_contract::op::Activation;
 use longwave_runtime::engine::{Engine, EngineOptions, Feed};
 use longwave_runtime::generate::{GenerateOptions, Session};
 use longwave_runtime::model::ModelSource;
@@ -433,10 +435,29 @@ fn main() -> ExitCode {
                 compress::identity_is_dense(&subject, &spec)
             }));
         }
-        let name = format!("linear checkpoint on {backend}");
-        trials.push(trial::with(name, subject.clone(), |subject| {
-            compress::checkpoint_is_dense(&subject, &Spec::default())
-        }));
+        let kinds = [
+            ("linear", None),
+            ("gelu", Some(Activation::Gelu)),
+            ("swiglu", Some(Activation::SwiGlu)),
+        ];
+        for (kind, activation) in kinds {
+            let name = format!("{kind} checkpoint on {backend}");
+            trials.push(trial::with(name, subject.clone(), move |subject| {
+                compress::checkpoint_is_dense(&subject, &Spec::default(), activation)
+            }));
+        }
+        for ((down, encoder), (up, decoder)) in
+            kinds.iter().flat_map(|down| kinds.map(|up| (*down, up)))
+        {
+            // As published without biases, and otherwise with them.
+            let biased = (down, up) != ("swiglu", "linear");
+            let name = format!("network of {down} down, {up} up on {backend}");
+            trials.push(trial::with(name, subject.clone(), move |subject| {
+                let (_directory, model) = compress::load(&subject, &Spec::default())?;
+                let kinds = (encoder, decoder);
+                network::restores_as_defined(&subject, model.config(), kinds, biased)
+            }));
+        }
         let name = format!("limits of compression on {backend}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             compress::limits(&subject, &Spec::default())

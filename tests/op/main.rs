@@ -3,6 +3,7 @@
 //! One file per op lists its cases; each case runs on the adapter with the kernels that it selects, and with every kind of kernel forced:
 //! without subgroups, row and tile matmuls. Cases with a large table, weight or cache run once more with it cut into small slabs.
 
+mod activate;
 mod attend;
 mod embed;
 mod gate_up_silu;
@@ -225,14 +226,14 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
         }));
     }
     // These read nothing that is cut.
-    let whole = matches!(op, "select" | "refer" | "pack" | "unpack");
+    let whole = matches!(op, "select" | "refer" | "activate" | "pack" | "unpack");
     let least = if whole { 0 } else { 3 };
     ensure!(trials.len() >= least, "{op} has too few cases that are cut");
     Ok(trials)
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 13] {
+fn suites() -> [(&'static str, Vec<Case>); 14] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
@@ -241,6 +242,7 @@ fn suites() -> [(&'static str, Vec<Case>); 13] {
         ("select", select::cases()),
         ("refer", refer::cases()),
         ("linear", linear::cases()),
+        ("activate", activate::cases()),
         ("pack", pack::cases()),
         ("unpack", unpack::cases()),
         ("rope", rope::cases()),
@@ -270,6 +272,10 @@ fn main() -> ExitCode {
         trials.push(trial::with(name, subject.clone(), |subject| {
             select::everything_selected_is_dense(&subject)
         }));
+        let name = format!("activate: it is what it says on {subject_name}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            activate::is_what_it_says(&subject)
+        }));
         let name = format!("attend: permuted pages are bit-equal on {subject_name}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             attend::permuted_pages_are_bit_equal(&subject)
@@ -278,6 +284,10 @@ fn main() -> ExitCode {
     let name = "select: everything selected is dense on cpu";
     trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
         select::everything_selected_is_dense(&subject)
+    }));
+    let name = "activate: it is what it says on cpu";
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
+        activate::is_what_it_says(&subject)
     }));
     for (op, cases) in suites() {
         match slab_trials(op, cases) {

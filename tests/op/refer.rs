@@ -21,6 +21,8 @@ struct Shape {
     spare: u32,
     /// Whether all tokens are the same.
     equal: bool,
+    /// Whether bases are asked for.
+    base: bool,
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -31,6 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
         sequences: &[(0, 1)],
         spare: 0,
         equal: false,
+        base: false,
     };
     let exact = |shape: LatentShape| LatentShape {
         exact_f16: true,
@@ -112,6 +115,26 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         (
+            "bases, of references in f16",
+            Shape {
+                latent: exact(referring(latent(256), 10, 4)),
+                sinks: 4,
+                sequences: &[(0, 2), (9, 1)],
+                spare: 1,
+                base: true,
+                ..base
+            },
+        ),
+        (
+            "bases, of references in 8 bit",
+            Shape {
+                latent: referring(latent(96), 32, 3),
+                sequences: &[(1, 2)],
+                base: true,
+                ..base
+            },
+        ),
+        (
             "many blocks",
             Shape {
                 latent: referring(latent(64), 32, 4),
@@ -124,7 +147,14 @@ pub(super) fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .map(|(name, shape)| Case::new(name, move |rig| build(rig, shape)))
-    .chain([Case::new("no references", build_plain)])
+    .chain([false, true].map(|base| {
+        let name = if base {
+            "no references, bases"
+        } else {
+            "no references"
+        };
+        Case::new(name, move |rig| build_plain(rig, base))
+    }))
     .collect()
 }
 
@@ -180,18 +210,24 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         shape: latent,
         latents: rig.words(DType::U32, all + 2, latent.words(), &records)?,
         residual: rig.f32(capacity * BLOCK, cols, Values::Constant(60_000.0))?,
+        base: if shape.base {
+            Some(rig.f32(capacity * BLOCK, cols, Values::Constant(60_000.0))?)
+        } else {
+            None
+        },
     }
     .into())
 }
 
 /// Residuals against the mean.
-fn build_plain(rig: &mut Rig) -> Result<Op> {
+fn build_plain(rig: &mut Rig, base: bool) -> Result<Op> {
     let shape = Shape {
         latent: plain(96, 64, ScaleRule::Gain, 64),
         sinks: 5,
         sequences: &[(2, 3)],
         spare: 1,
         equal: false,
+        base,
     };
     build(rig, shape)
 }

@@ -21,6 +21,8 @@ struct Shape {
     count: u32,
     /// Whether latents are a result of their own.
     apart: bool,
+    /// Whether coded tokens get a constant besides.
+    offset: bool,
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -39,6 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
         rows: 128,
         count: 128,
         apart: true,
+        offset: false,
     };
     [
         ("one block", base),
@@ -133,6 +136,36 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         (
+            "an offset, and f16 latents of a network",
+            Shape {
+                latent: escaping(
+                    referring(plain(256, 64, ScaleRule::Plain, 32), 10, 4),
+                    2,
+                    true,
+                ),
+                sequences: &[(8, 2, 33, 0)],
+                pitch: 300,
+                rows: 300,
+                count: 298,
+                offset: true,
+                ..base
+            },
+        ),
+        (
+            "an offset, listed, around the mean, latents are the residual",
+            Shape {
+                latent: plain(64, 64, ScaleRule::Symmetric, 16),
+                sequences: &[(2, 2, 3, 90)],
+                listed: Some(90),
+                pitch: 90,
+                rows: 90,
+                count: 90,
+                apart: false,
+                offset: true,
+                ..base
+            },
+        ),
+        (
             "latents are the residual",
             Shape {
                 latent: escaping(
@@ -187,7 +220,7 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         pitch: shape.pitch,
         first: shape.first,
         raw: rig.cache(row, layout.pages, &layout.used, Values::Flat)?,
-        mean: rig.f32(1, latent.cols, Values::Flat)?,
+        mean: rig.f32(1 + u32::from(shape.offset), latent.cols, Values::Flat)?,
         components,
         shape: latent,
         latents: layout.records(rig, &latent, &descs)?,

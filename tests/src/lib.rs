@@ -16,6 +16,7 @@ pub mod adapter;
 pub mod golden;
 pub mod latent;
 pub mod model;
+pub mod network;
 pub mod program;
 pub mod rig;
 pub mod trial;

@@ -1,5 +1,6 @@
 //! The ops: the least that each must do, and cases to measure it with at the shapes of a model. One file per op.
 
+mod activate;
 mod attend;
 mod embed;
 mod gate_up_silu;
@@ -62,6 +63,7 @@ pub fn suites(shapes: &Shapes) -> Vec<(&'static str, Vec<Case>)> {
         (ops::Select::NAME, select::cases(shapes)),
         (ops::Refer::NAME, refer::cases(shapes)),
         (ops::Linear::NAME, linear::cases(shapes)),
+        (ops::Activate::NAME, activate::cases(shapes)),
         (ops::Pack::NAME, pack::cases(shapes)),
         (ops::Unpack::NAME, unpack::cases(shapes)),
         (ops::Rope::NAME, rope::cases(shapes)),
@@ -84,6 +86,7 @@ pub fn work(op: &Op, tables: &Tables<'_>) -> Result<Work> {
         Op::Select(op) => select::work(op, tables),
         Op::Refer(op) => refer::work(op, tables),
         Op::Linear(op) => linear::work(op, tables),
+        Op::Activate(op) => activate::work(op, tables),
         Op::Pack(op) => pack::work(op, tables),
         Op::Unpack(op) => unpack::work(op, tables),
         Op::Rope(op) => rope::work(op, tables),

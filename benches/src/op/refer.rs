@@ -20,7 +20,8 @@ pub(super) fn work(op: &Refer, tables: &Tables<'_>) -> Result<Work> {
     let (most, all) = (searched.clone().max().unwrap_or(0), searched.sum::<u64>());
     let rows = blocks.len() as u64 * u64::from(BLOCK);
     let references = if each == 0 { 0 } else { most };
-    let moved = rows * (op.staged.row_bytes() + op.residual.row_bytes());
+    let bases = op.base.map_or(0, |base| base.row_bytes());
+    let moved = rows * (op.staged.row_bytes() + op.residual.row_bytes() + bases);
     let pairs = if each == 0 {
         0
     } else {
@@ -62,6 +63,7 @@ pub(super) fn cases(shapes: &Shapes) -> Vec<Case> {
                 shape,
                 latents: rig.words(DType::U32, all, shape.words(), &records)?,
                 residual: rig.f32(new * BLOCK, cols, Values::Flat)?,
+                base: None,
             })
         },
     )]

@@ -7,6 +7,7 @@
 //! In the shapes below, `n` is the recording's row capacity; how many rows count is read from `count`, a `u32[1, 1]` in device memory.
 //! Rows from `count` on are left as they are.
 
+mod activate;
 mod attend;
 mod embed;
 mod gate_up_silu;
@@ -21,6 +22,7 @@ mod rope;
 mod select;
 mod unpack;
 
+pub use activate::{Activate, Activation};
 pub use attend::Attend;
 pub use embed::Embed;
 pub use gate_up_silu::GateUpSilu;
@@ -158,6 +160,7 @@ ops!(
     Select,
     Refer,
     Linear,
+    Activate,
     Pack,
     Unpack,
     Rope,

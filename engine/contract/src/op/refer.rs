@@ -13,10 +13,10 @@ use crate::tolerance::Tolerance;
 /// - the `neighbours` references with the least `sum_j metric[j] * (x[j] - c[j])^2`, of equal ones those with the lower ordinals, are named by
 ///   their ordinals in `latents`. Candidates are the sinks, the references of all earlier blocks, and those of the token's own block that
 ///   do not come after it, all as they are stored. Where there are fewer, the nearest one stands for the rest;
-/// - `base` is the mean of those, and `residual[i] = x - base`. Without references, `base` is `mean`.
+/// - `base[i]` is the mean of those, and `residual[i] = x - base[i]`. Without references, `base[i]` is `mean`.
 ///
-/// Row `BLOCK * b + lane` of the results belongs to a token of block `b`. The residual of a token that is a reference is zero. Blocks of one
-/// sequence follow each other in order.
+/// Row `BLOCK * b + lane` of the results belongs to a token of block `b`. Residual and base of a token that is a reference are zero. Blocks of
+/// one sequence follow each other in order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Refer {
     /// Rows before the rotary embedding, `f16[s, cols]`.
@@ -37,19 +37,21 @@ pub struct Refer {
     pub latents: Tensor,
     /// Result, `f32[BLOCK * b, cols]`.
     pub residual: Tensor,
+    /// Bases, `f32[BLOCK * b, cols]`, where they are asked for.
+    pub base: Option<Tensor>,
 }
 
 impl Refer {
     /// The op's name.
     pub const NAME: &'static str = "refer";
-    /// A difference of two f16 rows, or of one and the mean of a few.
+    /// The mean of a few stored rows, and the difference of one from it.
     pub const TOLERANCE: Tolerance = Tolerance {
         absolute: 1e-6,
         relative: 1e-5,
     };
 
     pub(super) fn operands(&self) -> Vec<Operand> {
-        vec![
+        let mut operands = vec![
             Operand::read("staged", self.staged),
             Operand::read("blocks", self.blocks),
             Operand::read("count", self.count),
@@ -58,7 +60,9 @@ impl Refer {
             Operand::read("metric", self.metric),
             Operand::read_write("latents", self.latents),
             Operand::write("residual", self.residual),
-        ]
+        ];
+        operands.extend(self.base.map(|base| Operand::write("base", base)));
+        operands
     }
 
     pub(super) fn check(&self) -> Result<(), CheckError> {
@@ -71,7 +75,8 @@ impl Refer {
         check.shape("entries", self.entries, DType::U32, 1, self.entries.cols)?;
         check.shape("mean", self.mean, DType::F32, 1, cols)?;
         check.shape("metric", self.metric, DType::F32, 1, cols)?;
-        check.shape("residual", self.residual, DType::F32, b * BLOCK, cols)
+        check.shape("residual", self.residual, DType::F32, b * BLOCK, cols)?;
+        check.optional("base", self.base, DType::F32, b * BLOCK, cols)
     }
 }
 

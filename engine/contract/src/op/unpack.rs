@@ -13,7 +13,8 @@ use crate::tolerance::Tolerance;
 /// the op are those from `first` on.
 ///
 /// - A raw token (a sink or one of the tail), a reference and an escape give `out[i] = x`, the row that is stored, and `z[i] = 0`;
-/// - any other token gives `out[i]` = the mean of its references (or `mean`), and `z[i]` = its latents;
+/// - any other token gives `out[i]` = the mean of its references (or `mean`), plus the second row of `mean` where it has one, and `z[i]` = its
+///   latents;
 /// - rows beyond what a sequence restores become zero.
 ///
 /// Without `z`, latents are the residual itself (`rank` is `cols`) and are added to `out`.
@@ -33,7 +34,7 @@ pub struct Unpack {
     pub first: u32,
     /// Raw rows before the rotary embedding, `f16[slots, cols]`.
     pub raw: Tensor,
-    /// The layer's mean, `f32[1, cols]`.
+    /// The layer's mean, `f32[1, cols]`; or `f32[2, cols]` with an offset of coded tokens below: what a decoder gives for latents of zero.
     pub mean: Tensor,
     /// How latents are coded, `u32[rank, 4]`.
     pub components: Tensor,
@@ -84,7 +85,8 @@ impl Unpack {
         let covered = u64::from(self.first) + u64::from(n) <= u64::from(p) * u64::from(self.pitch);
         check.holds("first", covered, "rows of the stores only", self.first)?;
         check.shape("raw", self.raw, DType::F16, self.raw.rows, cols)?;
-        check.shape("mean", self.mean, DType::F32, 1, cols)?;
+        let rows = if self.mean.rows == 2 { 2 } else { 1 };
+        check.shape("mean", self.mean, DType::F32, rows, cols)?;
         let words = ComponentDesc::WORDS;
         check.shape("components", self.components, DType::U32, rank, words)?;
         check.optional("z", self.z, DType::F32, n, rank)?;

@@ -1,5 +1,6 @@
 //! The ops, one file each.
 
+mod activate;
 mod attend;
 mod embed;
 mod gate_up_silu;
@@ -35,7 +36,7 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::Select(_) => Kernel::Rank,
         Op::Refer(_) => Kernel::Gemm,
         Op::Linear(op) => matmul::select(op.out),
-        Op::Pack(_) | Op::Unpack(_) | Op::Rope(_) => Kernel::Gather,
+        Op::Activate(_) | Op::Pack(_) | Op::Unpack(_) | Op::Rope(_) => Kernel::Gather,
         Op::LinearAdd(op) => matmul::select(op.x),
         Op::GateUpSilu(op) => matmul::select(op.x),
         Op::NormLinear(op) => matmul::select(op.out),
@@ -52,6 +53,7 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::Select(op) => select::run(op, memory),
         Op::Refer(op) => refer::run(op, memory),
         Op::Linear(op) => linear::run(op, kernel, memory),
+        Op::Activate(op) => activate::run(op, memory),
         Op::Pack(op) => pack::run(op, memory),
         Op::Unpack(op) => unpack::run(op, memory),
         Op::Rope(op) => rope::run(op, memory),

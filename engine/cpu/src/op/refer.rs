@@ -9,50 +9,69 @@ use crate::latent;
 use crate::matmul;
 use crate::memory::Memory;
 use crate::plan::Kernel;
-use crate::row::Matrix;
+use crate::row::{Matrix, MatrixMut};
 
 /// Candidates that are measured exactly beyond those that are asked for, since the first ranking rounds.
 const SPARE: usize = 4;
 
 /// See [`Refer`].
 pub(super) fn run(op: &Refer, memory: &mut Memory) -> Result<(), BackendError> {
+    memory.lend(op.residual, |memory, mut residual| match op.base {
+        Some(base) => memory.lend(base, |memory, mut base| {
+            refer(op, memory, &mut residual, Some(&mut base))
+        }),
+        None => refer(op, memory, &mut residual, None),
+    })
+}
+
+fn refer(
+    op: &Refer,
+    memory: &mut Memory,
+    residual: &mut MatrixMut<'_>,
+    mut base: Option<&mut MatrixMut<'_>>,
+) -> Result<(), BackendError> {
     let name = Refer::NAME;
     memory.lend(op.latents, |memory, mut latents| {
-        memory.lend(op.residual, |memory, mut residual| {
-            let count = memory.count(name, op.count, op.blocks.rows)?;
-            let staged = memory.matrix(op.staged)?;
-            let blocks = store::blocks(name, &memory.matrix(op.blocks)?, count, op.staged.rows)?;
-            let entries = memory.matrix(op.entries)?.u32s(0);
-            let tables = Tables {
-                shape: op.shape,
-                staged,
-                mean: memory.matrix(op.mean)?.f32s(0),
-                metric: memory.matrix(op.metric)?.f32s(0),
-            };
-            let record = |block: &BlockDesc, index| {
-                store::record(name, entries, block.blocks, index, op.latents)
-            };
-            // References first: later blocks refer to those of earlier ones.
-            for block in &blocks {
-                let at = record(block, block.index)?;
-                tables.store_references(block, latents.u32s_mut(at));
+        let count = memory.count(name, op.count, op.blocks.rows)?;
+        let staged = memory.matrix(op.staged)?;
+        let blocks = store::blocks(name, &memory.matrix(op.blocks)?, count, op.staged.rows)?;
+        let entries = memory.matrix(op.entries)?.u32s(0);
+        let tables = Tables {
+            shape: op.shape,
+            staged,
+            mean: memory.matrix(op.mean)?.f32s(0),
+            metric: memory.matrix(op.metric)?.f32s(0),
+        };
+        let record = |block: &BlockDesc, index| {
+            store::record(name, entries, block.blocks, index, op.latents)
+        };
+        // References first: later blocks refer to those of earlier ones.
+        for block in &blocks {
+            let at = record(block, block.index)?;
+            tables.store_references(block, latents.u32s_mut(at));
+        }
+        for (number, block) in blocks.iter().enumerate() {
+            let mut candidates = tables.sinks(block);
+            for index in 0..=block.index {
+                let at = record(block, index)?;
+                tables.load_references(latents.u32s_mut(at), &mut candidates);
             }
-            for (number, block) in blocks.iter().enumerate() {
-                let mut candidates = tables.sinks(block);
-                for index in 0..=block.index {
-                    let at = record(block, index)?;
-                    tables.load_references(latents.u32s_mut(at), &mut candidates);
-                }
-                let chosen = tables.choose(block, &candidates);
-                let at = record(block, block.index)?;
-                tables.store_ordinals(&chosen, latents.u32s_mut(at));
-                let first = number * BLOCK as usize;
-                residual.for_each_row_from(first, BLOCK as usize, |lane, out| {
-                    tables.subtract(block, lane as u32, &chosen[lane], &candidates, out);
+            let chosen = tables.choose(block, &candidates);
+            let at = record(block, block.index)?;
+            tables.store_ordinals(&chosen, latents.u32s_mut(at));
+            let first = number * BLOCK as usize;
+            let base_of = |lane: usize| tables.base(lane as u32, &chosen[lane], &candidates);
+            residual.for_each_row_from(first, BLOCK as usize, |lane, out| {
+                tables.subtract(block, lane as u32, base_of(lane), out);
+            });
+            if let Some(base) = &mut base {
+                base.for_each_row_from(first, BLOCK as usize, |lane, out| match base_of(lane) {
+                    Some(found) => out.copy_from_slice(&found),
+                    None => out.fill(0.0),
                 });
             }
-            Ok(())
-        })
+        }
+        Ok(())
     })
 }
 
@@ -183,20 +202,17 @@ impl Tables<'_> {
         }
     }
 
-    fn subtract(
-        &self,
-        block: &BlockDesc,
-        lane: u32,
-        chosen: &[u16],
-        candidates: &[f32],
-        out: &mut [f32],
-    ) {
-        if self.shape.is_reference(lane) {
+    /// What a token is taken against; nothing for one that is a reference.
+    fn base(&self, lane: u32, chosen: &[u16], candidates: &[f32]) -> Option<Vec<f32>> {
+        (!self.shape.is_reference(lane)).then(|| mean_of(chosen, candidates, self.mean))
+    }
+
+    fn subtract(&self, block: &BlockDesc, lane: u32, base: Option<Vec<f32>>, out: &mut [f32]) {
+        let Some(base) = base else {
             out.fill(0.0);
             return;
-        }
+        };
         self.load(block.source + lane, out);
-        let base = mean_of(chosen, candidates, self.mean);
         for (out, base) in out.iter_mut().zip(base) {
             *out -= base;
         }

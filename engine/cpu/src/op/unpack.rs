@@ -37,11 +37,13 @@ fn unpack(
         pitch: op.pitch,
         first: op.first,
     };
+    let mean = memory.matrix(op.mean)?;
     let source = Source {
         shape: op.shape,
         entries: memory.matrix(op.entries)?.u32s(0),
         raw: memory.matrix(op.raw)?,
-        mean: memory.matrix(op.mean)?.f32s(0),
+        mean: mean.f32s(0),
+        offset: (mean.rows() == 2).then(|| mean.f32s(1)),
         components: components(&memory.matrix(op.components)?),
         latents: memory.matrix(op.latents)?,
     };
@@ -78,6 +80,7 @@ struct Source<'a> {
     entries: &'a [u32],
     raw: Matrix<'a>,
     mean: &'a [f32],
+    offset: Option<&'a [f32]>,
     components: Vec<ComponentDesc>,
     latents: Matrix<'a>,
 }
@@ -112,6 +115,11 @@ impl Source<'_> {
             return Ok(());
         }
         self.base(store, latent::ordinals(shape, record, lane), x)?;
+        if let Some(offset) = self.offset {
+            for (x, offset) in x.iter_mut().zip(offset) {
+                *x += offset;
+            }
+        }
         let halves: &[f16] = bytemuck::cast_slice(record);
         let scales = &halves[latent::scale_halves(shape, lane)];
         let words = &record[latent::code_words(shape, lane)];

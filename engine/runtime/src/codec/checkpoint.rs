@@ -1,7 +1,10 @@
 //! Codecs from the checkpoints that DeltaKV's authors publish (section 4; the layout is in section 13 of our notes on it).
 //!
-//! A checkpoint has an encoder `compress_down` and a decoder `compress_up` for each layer, or one of each for all. It says nothing of where
-//! its references come from but what `config.json` may hold; whatever that says must agree with what is asked for.
+//! A checkpoint has an encoder `compress_down` and a decoder `compress_up` for each layer, or one of each for all. Either is a matrix, or two
+//! with GELU or SwiGLU between, as the names of its tensors say. It says nothing of where its references come from but what `config.json` may
+//! hold; whatever that says must agree with the tensors and with what is asked for.
+
+mod layers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use longwave_contract::kv::{ReferenceShape, ScaleRule};
 use serde_json::Value;
 
-use super::{Codec, Component, Transform};
+use super::{Codec, Network};
 use crate::error::Error;
 use crate::format::safetensors::{SafetensorsFile, read_json};
 use crate::model::ModelConfig;
@@ -107,14 +110,17 @@ fn files(path: &Path) -> Result<Vec<SafetensorsFile>, Error> {
     Ok(files.collect::<Result<_, _>>()?)
 }
 
+/// A tensor: its file and its name there.
+type Located<'a> = (&'a SafetensorsFile, &'a str);
+
 /// The tensors of one network, by what follows `compress_down.` or `compress_up.`.
-type Network<'a> = BTreeMap<&'a str, (&'a SafetensorsFile, &'a str)>;
+type Parts<'a> = BTreeMap<&'a str, Located<'a>>;
 
 /// Encoder and decoder of a layer.
 #[derive(Default)]
 struct Pair<'a> {
-    down: Network<'a>,
-    up: Network<'a>,
+    down: Parts<'a>,
+    up: Parts<'a>,
 }
 
 struct Checkpoint {
@@ -246,11 +252,11 @@ impl Checkpoint {
                         return Err(self.fault(format!("tensor `{name}`"), why));
                     }
                 };
-                let network = match part.encodes {
+                let parts = match part.encodes {
                     true => &mut pair.down,
                     false => &mut pair.up,
                 };
-                if network.insert(part.rest, (file, name)).is_some() {
+                if parts.insert(part.rest, (file, name)).is_some() {
                     return Err(self.fault(format!("tensor `{name}`"), "is there twice"));
                 }
             }
@@ -262,8 +268,8 @@ impl Checkpoint {
             ));
         }
         let codec = |pair: &Pair<'_>, layer| {
-            let codec = self.linear(pair, layer, config.shape.cols(), references, latents)?;
-            let rank = codec.shape.rank;
+            let codec = self.network(pair, layer, config.shape.cols(), references, latents)?;
+            let rank = codec.shape().rank;
             match self.setting("kv_compressed_size") {
                 Some(width) if width.as_u64() != Some(rank.into()) => {
                     let expected = format_args!("{rank} as its matrices have");
@@ -281,103 +287,36 @@ impl Checkpoint {
             .collect()
     }
 
-    /// A layer whose encoder and decoder are matrices: `z = down x - down r`, in which a bias of the encoder cancels, and `up z + r`.
-    fn linear(
+    /// The codec of a layer.
+    fn network(
         &self,
         pair: &Pair<'_>,
         layer: Option<u32>,
         cols: u32,
         references: ReferenceShape,
         latents: LatentFormat,
-    ) -> Result<Transform, Error> {
+    ) -> Result<Network, Error> {
         let of = match layer {
             Some(layer) => format!("layer {layer}"),
             None => "all layers".into(),
         };
-        for (name, network) in [("compress_down", &pair.down), ("compress_up", &pair.up)] {
-            let parts: Vec<&str> = network.keys().copied().collect();
-            let why = match parts[..] {
-                ["weight"] => continue,
-                ["bias", "weight"] if name == "compress_down" => continue,
-                ["bias", "weight"] => "a bias, which is not run".into(),
-                [] => "no tensors".into(),
-                _ if parts.contains(&"0.weight") => "a GELU network, which is not run yet".into(),
-                _ if parts.contains(&"w12.weight") => {
-                    "a SwiGLU network, which is not run yet".into()
-                }
-                _ => format!("tensors {parts:?}, of which no network is known"),
-            };
-            return Err(self.fault(format!("`{name}` of {of}"), format!("has {why}")));
-        }
-        for name in ["compressor_down_type", "compressor_up_type"] {
-            // "auto" is what the tensors are.
-            if let Some(kind) = self.setting(name)
-                && kind != "linear"
-                && kind != "auto"
-            {
-                let expected = format_args!("linear as the tensors of {of} are");
-                return Err(self.disagree(name, kind, expected));
-            }
-        }
-        let (down, found) = self.matrix(&pair.down)?;
-        let rank = found[0];
-        let usable = rank > 0 && rank <= u64::from(cols) && rank.is_multiple_of(GROUP.into());
-        if found[1] != u64::from(cols) || !usable {
-            let expected = format!("a multiple of {GROUP} up to {cols}, by {cols}");
-            return Err(self.fault(
-                format!("`compress_down` of {of}"),
-                format!("has the shape {found:?}, expected {expected}"),
-            ));
-        }
-        let (up, found) = self.matrix(&pair.up)?;
-        if found != [u64::from(cols), rank] {
-            return Err(self.fault(
-                format!("`compress_up` of {of}"),
-                format!("has the shape {found:?}, expected [{cols}, {rank}]"),
-            ));
-        }
-        let (bits, rule) = match latents {
-            LatentFormat::F16 => (16, ScaleRule::Plain),
-            LatentFormat::Q4 => (4, ScaleRule::MinMax),
+        let width = u64::from(cols);
+        let usable = |rank: u64| rank > 0 && rank <= width && rank.is_multiple_of(GROUP.into());
+        let expected = format!("a multiple of {GROUP} up to {width}");
+        let (down, rank) = self.layers(&pair.down, ("down", &of), width, (&usable, &expected))?;
+        let (same, expected) = (|found: u64| found == width, width.to_string());
+        let (up, _) = self.layers(&pair.up, ("up", &of), rank, (&same, &expected))?;
+        let codes = match latents {
+            LatentFormat::F16 => (16, ScaleRule::Plain, GROUP),
+            LatentFormat::Q4 => (4, ScaleRule::MinMax, GROUP),
         };
-        let component = Component {
-            bits,
-            step: 1.0,
-            zero: 0.0,
-            energy: 1.0,
-        };
-        let (width, rank) = (cols as usize, rank as u32);
-        Ok(Transform::new(
-            "network",
-            &vec![0.0; width],
-            &vec![1.0; width],
-            &vec![component; rank as usize],
-            Some(Transform::maps(cols, rank, &down, &up)),
-            rule,
-            GROUP,
-            Some(references),
-            true,
-            0,
+        Ok(Network::new(
+            (cols, rank as u32),
+            codes,
+            references,
+            &down,
+            &up,
         ))
-    }
-
-    /// The weights of a matrix, row by row, and its shape.
-    fn matrix(&self, network: &Network<'_>) -> Result<(Vec<f32>, [u64; 2]), Error> {
-        let Some(&(file, name)) = network.get("weight") else {
-            return Err(self.fault("tensors", "has no weights"));
-        };
-        let rows = file.rows(name)?;
-        let (count, cols) = (rows.rows(), rows.cols());
-        let mut values = vec![0.0; count as usize * cols as usize];
-        for (row, out) in (0..count).zip(values.chunks_mut(cols.max(1) as usize)) {
-            rows.dequantize(row, out)?;
-        }
-        let largest = half::f16::MAX.to_f32();
-        if !values.iter().all(|value| value.abs() <= largest) {
-            let why = "holds what is no number, or beyond 16 bits";
-            return Err(self.fault(format!("tensor `{name}`"), why));
-        }
-        Ok((values, [count.into(), cols.into()]))
     }
 }
 
@@ -411,172 +350,4 @@ fn part_of(name: &str) -> Option<Part<'_>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::GgmlType;
-    use crate::format::testing::safetensors_bytes;
-
-    #[test]
-    fn tensors_are_told_by_their_names() {
-        let part = |name| part_of(name).map(|part| (part.layer, part.encodes, part.rest));
-        let of = "model.layers.12.self_attn.compress_down.w12.weight";
-        assert_eq!(part(of), Some((Some(12), true, "w12.weight")));
-        assert_eq!(part("compress_up.weight"), Some((None, false, "weight")));
-        assert_eq!(
-            part("model.layers.1.self_attn.k_compress_down.weight"),
-            None
-        );
-        assert_eq!(part("model.layers.1.self_attn.q_proj.weight"), None);
-        assert_eq!(part("compress_up"), None);
-    }
-
-    /// A model of two layers, with rows of 64 elements.
-    fn config() -> ModelConfig {
-        let text = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-            "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "head_dim": 16, "vocab_size": 300, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0, "tie_word_embeddings": true}"#;
-        ModelConfig::from_json("tiny", text).expect("it is a model")
-    }
-
-    /// A tensor's name and shape.
-    type Named = (&'static str, [u64; 2]);
-
-    /// A checkpoint of these tensors, all of whose weights are a half, and its settings.
-    fn checkpoint(tensors: &[Named], settings: &str) -> tempfile::TempDir {
-        let directory = tempfile::tempdir().expect("a directory");
-        let half = |count: u64| 0.5f32.to_le_bytes().repeat(count as usize);
-        let data: Vec<Vec<u8>> = tensors.iter().map(|(_, s)| half(s[0] * s[1])).collect();
-        let listed: Vec<(&str, &[u64], GgmlType, &[u8])> = tensors
-            .iter()
-            .zip(&data)
-            .map(|((name, shape), data)| (*name, &shape[..], GgmlType::F32, &data[..]))
-            .collect();
-        let write = |name: &str, bytes: &[u8]| {
-            std::fs::write(directory.path().join(name), bytes).expect("it can be written");
-        };
-        write("model.safetensors", &safetensors_bytes(&listed));
-        write("config.json", settings.as_bytes());
-        directory
-    }
-
-    const LAYER: [Named; 2] = [
-        ("model.layers.1.self_attn.compress_down.weight", [32, 64]),
-        ("model.layers.1.self_attn.compress_up.weight", [64, 32]),
-    ];
-
-    #[test]
-    fn a_layer_takes_its_matrices() {
-        let settings = r#"{"cluster_ratio": 0.125, "seq_chunk_size": 2, "kv_compressed_size": 32}"#;
-        let directory = checkpoint(&LAYER, settings);
-        let options = CheckpointOptions {
-            latents: LatentFormat::Q4,
-            ..CheckpointOptions::default()
-        };
-        let codecs = open_checkpoint(directory.path(), &config(), &options).expect("it is sound");
-        assert!(codecs.len() == 2 && codecs[0].is_none());
-        let codec = codecs[1].as_ref().expect("layer 1 has one");
-        let shape = codec.shape();
-        let references = ReferenceShape {
-            stride: 8,
-            neighbours: 2,
-        };
-        assert_eq!(shape.references, Some(references));
-        assert_eq!((shape.rank, shape.code_bits), (32, 128));
-        let parameters = codec.parameters();
-        let up = parameters.iter().find(|parameter| parameter.name == "up");
-        let up = up.expect("it has a decoder");
-        assert_eq!((up.rows, up.cols, up.bytes[1]), (64, 32, 0x38));
-        assert!(is_checkpoint(&directory.path().join("model.safetensors")).expect("it is sound"));
-        // One codec for all layers.
-        let shared = [
-            ("compress_down.weight", [32, 64]),
-            ("compress_up.weight", [64, 32]),
-        ];
-        let directory = checkpoint(&shared, "{}");
-        let options = CheckpointOptions::default();
-        let codecs = open_checkpoint(directory.path(), &config(), &options).expect("it is sound");
-        let strides = codecs.iter().flatten();
-        let strides = strides.map(|codec| codec.shape().references.map(|found| found.stride));
-        assert_eq!(strides.collect::<Vec<_>>(), [Some(10), Some(10)]);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_named() {
-        let [down, up] = LAYER;
-        let asked = CheckpointOptions {
-            stride: Some(16),
-            ..CheckpointOptions::default()
-        };
-        let plain = CheckpointOptions::default();
-        let gelu = "model.layers.1.self_attn.compress_down.0.weight";
-        let swiglu = "model.layers.1.self_attn.compress_down.w12.weight";
-        let split = "model.layers.1.self_attn.k_compress_down.weight";
-        let astray = "model.layers.x.self_attn.compress_down.weight";
-        let beyond = "model.layers.2.self_attn.compress_down.weight";
-        let cases: [(&[Named], &str, CheckpointOptions, &str); 17] = [
-            (
-                &[down, up],
-                r#"{"cluster_ratio": 0.1}"#,
-                asked,
-                "16 is asked",
-            ),
-            (
-                &[down, up],
-                r#"{"cluster_ratio": 0.9}"#,
-                plain,
-                "every 1 tokens",
-            ),
-            (
-                &[down, up],
-                r#"{"cluster_metric": "dot"}"#,
-                plain,
-                "cluster_metric",
-            ),
-            (
-                &[down, up],
-                r#"{"num_hidden_layers": 32}"#,
-                plain,
-                "as the model has",
-            ),
-            (
-                &[down, up],
-                r#"{"kv_compressed_size": 16}"#,
-                plain,
-                "not 32 as its matrices have",
-            ),
-            (&[down, up], "{", plain, "config.json"),
-            (
-                &[down, up],
-                r#"{"cluster_ratio": 0.1, "deltakv_center_ratio": 0.05}"#,
-                plain,
-                "that is 10, and 20",
-            ),
-            (
-                &[down, up],
-                r#"{"compressor_down_type": "mlp_swiglu"}"#,
-                plain,
-                "linear as the tensors",
-            ),
-            (&[down, up], r#"{"seq_chunk_size": "4"}"#, plain, "a number"),
-            (&[(astray, [32, 64])], "{}", plain, "of no layer"),
-            (&[down], "{}", plain, "`compress_up` of layer 1"),
-            (&[(down.0, [32, 128]), up], "{}", plain, "[32, 128]"),
-            (&[down, (up.0, [64, 64])], "{}", plain, "expected [64, 32]"),
-            (&[(gelu, [32, 64]), up], "{}", plain, "GELU"),
-            (&[(swiglu, [32, 64]), up], "{}", plain, "SwiGLU"),
-            (&[(split, [32, 64])], "{}", plain, "keys and values apart"),
-            (&[(beyond, [32, 64])], "{}", plain, "the model has 2"),
-        ];
-        for (tensors, settings, options, expected) in cases {
-            let directory = checkpoint(tensors, settings);
-            let error = open_checkpoint(directory.path(), &config(), &options);
-            let error = error.map(|_| ()).expect_err(expected).to_string();
-            assert!(error.contains(expected), "{expected}: {error}");
-        }
-        let empty = tempfile::tempdir().expect("a directory");
-        let error = open_checkpoint(empty.path(), &config(), &plain).map(|_| ());
-        let error = error.expect_err("it is empty").to_string();
-        assert!(error.contains("*.safetensors"), "{error}");
-    }
-}
+mod tests;

@@ -4,11 +4,14 @@
 //! ([`LatentShape`]), which parameters it needs on the device, and which ops compress blocks and restore tokens. It runs nothing itself. One
 //! file per codec:
 //!
-//! - [`Transform`]: latents are a linear map of the residual. The identity, the rotated quantisers `q8` and `q4` ([`rotated`]), the
-//!   closed-form codec that calibration fits, and published checkpoints whose networks are matrices ([`open_checkpoint`]) are of this kind;
+//! - [`Transform`]: latents are a linear map of the residual. The identity, the rotated quantisers `q8` and `q4` ([`rotated`]), and the
+//!   closed-form codec that calibration fits are of this kind;
+//! - [`Network`]: latents are what a trained network makes of a row, less what it makes of the row's base. Published checkpoints are of this
+//!   kind ([`open_checkpoint`]): each of encoder and decoder is a matrix, or two with GELU or SwiGLU between.
 
 mod checkpoint;
 mod file;
+mod network;
 mod rotated;
 mod transform;
 
@@ -20,6 +23,7 @@ use longwave_contract::{Allocation, Backend, BufferDesc, CheckError, DType, Reco
 use crate::error::Error;
 pub use checkpoint::{CheckpointOptions, LatentFormat, is_checkpoint, open_checkpoint};
 pub use file::{Fingerprint, LayerReport, ModelCodec};
+pub use network::Network;
 pub use rotated::rotated;
 pub use transform::{Component, Transform};
 
@@ -122,8 +126,10 @@ pub struct EncodeTensors {
     pub latents: Tensor,
     /// Working memory, `f32[rows, cols]`.
     pub residual: Tensor,
-    /// Working memory of as many bytes as `f32[rows, rank]` needs.
+    /// Working memory of as many bytes as `f32[rows, rank]` and `f32[rows, cols]` need.
     pub z: Tensor,
+    /// Working memory of inner layers, as [`Codec::inner`] asks for.
+    pub inner: [Option<Tensor>; 3],
 }
 
 /// What restoring tokens reads and writes, up to the row before the rotary embedding; see [`longwave_contract::op::Unpack`].
@@ -149,7 +155,21 @@ pub struct RestoreTensors {
     pub out: Tensor,
     /// Working memory of as many bytes as `f32[n, rank]` needs.
     pub z: Tensor,
+    /// Working memory of inner layers, as [`Codec::inner`] asks for.
+    pub inner: [Option<Tensor>; 3],
 }
+
+/// Elements of f32 for each row that a codec's inner layers take, in each of three buffers: an op's results lie in no buffer that it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inner {
+    /// For each row that is compressed.
+    pub encode: [u32; 3],
+    /// For each row that is restored.
+    pub restore: [u32; 3],
+}
+
+/// Gives the tensors of a codec's parameters by their names.
+pub type ParameterOf<'a> = &'a dyn Fn(&str) -> Result<Tensor, CheckError>;
 
 /// Compresses and restores the rows of one layer.
 pub trait Codec: Send + Sync + std::fmt::Debug {
@@ -162,6 +182,11 @@ pub trait Codec: Send + Sync + std::fmt::Debug {
     /// What the ops need on the device.
     fn parameters(&self) -> Vec<Parameter>;
 
+    /// The working memory of inner layers, beside rows and latents.
+    fn inner(&self) -> Inner {
+        Inner::default()
+    }
+
     /// Records the ops that compress blocks; `parameter` gives the tensors of [`Codec::parameters`].
     ///
     /// # Errors
@@ -170,7 +195,7 @@ pub trait Codec: Send + Sync + std::fmt::Debug {
         &self,
         recording: &mut Recording,
         with: &EncodeTensors,
-        parameter: &dyn Fn(&str) -> Result<Tensor, CheckError>,
+        parameter: ParameterOf<'_>,
     ) -> Result<(), CheckError>;
 
     /// Records the ops that restore tokens.
@@ -181,7 +206,7 @@ pub trait Codec: Send + Sync + std::fmt::Debug {
         &self,
         recording: &mut Recording,
         with: &RestoreTensors,
-        parameter: &dyn Fn(&str) -> Result<Tensor, CheckError>,
+        parameter: ParameterOf<'_>,
     ) -> Result<(), CheckError>;
 }
 
@@ -235,6 +260,10 @@ impl Placed {
 
     pub fn shape(&self) -> LatentShape {
         self.codec.shape()
+    }
+
+    pub fn inner(&self) -> Inner {
+        self.codec.inner()
     }
 
     fn parameter(&self, name: &str) -> Result<Tensor, CheckError> {

@@ -6,7 +6,7 @@ use longwave_contract::kv::{ComponentDesc, LatentShape, ReferenceShape, ScaleRul
 use longwave_contract::op::{Linear, LinearAdd, Pack, Refer, Unpack};
 use longwave_contract::{CheckError, DType, Recording, Tensor};
 
-use super::{Codec, EncodeTensors, Parameter, RestoreTensors, reshaped};
+use super::{Codec, EncodeTensors, Parameter, ParameterOf, RestoreTensors, reshaped};
 
 /// How one latent is coded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,6 +129,78 @@ impl Transform {
             .any(|parameter| parameter.name == "up")
     }
 
+    /// Records what each token is taken against; `base` takes that.
+    pub(super) fn refer(
+        &self,
+        recording: &mut Recording,
+        with: &EncodeTensors,
+        parameter: ParameterOf<'_>,
+        base: Option<Tensor>,
+    ) -> Result<(), CheckError> {
+        recording.push(Refer {
+            staged: with.staged,
+            blocks: with.blocks,
+            count: with.count,
+            entries: with.entries,
+            mean: parameter("mean")?,
+            metric: parameter("metric")?,
+            shape: self.shape,
+            latents: with.latents,
+            residual: with.residual,
+            base,
+        })
+    }
+
+    /// Records how latents are stored.
+    pub(super) fn pack(
+        &self,
+        recording: &mut Recording,
+        with: &EncodeTensors,
+        parameter: ParameterOf<'_>,
+        z: Tensor,
+    ) -> Result<(), CheckError> {
+        recording.push(Pack {
+            z,
+            residual: with.residual,
+            staged: with.staged,
+            blocks: with.blocks,
+            count: with.count,
+            entries: with.entries,
+            mean: parameter("mean")?,
+            metric: parameter("metric")?,
+            components: parameter("components")?,
+            energy: parameter("energy")?,
+            shape: self.shape,
+            latents: with.latents,
+        })
+    }
+
+    /// Records how bases and latents are read; `mean` may have an offset below.
+    pub(super) fn unpack(
+        &self,
+        recording: &mut Recording,
+        with: &RestoreTensors,
+        parameter: ParameterOf<'_>,
+        z: Option<Tensor>,
+        mean: Tensor,
+    ) -> Result<(), CheckError> {
+        recording.push(Unpack {
+            tokens: with.tokens,
+            stores: with.stores,
+            entries: with.entries,
+            count: with.count,
+            pitch: with.pitch,
+            first: with.first,
+            raw: with.raw,
+            mean,
+            components: parameter("components")?,
+            shape: self.shape,
+            latents: with.latents,
+            z,
+            out: with.out,
+        })
+    }
+
     /// As a codec of a layer.
     pub fn shared(self) -> Arc<dyn Codec> {
         Arc::new(self)
@@ -152,20 +224,9 @@ impl Codec for Transform {
         &self,
         recording: &mut Recording,
         with: &EncodeTensors,
-        parameter: &dyn Fn(&str) -> Result<Tensor, CheckError>,
+        parameter: ParameterOf<'_>,
     ) -> Result<(), CheckError> {
-        let (mean, metric) = (parameter("mean")?, parameter("metric")?);
-        recording.push(Refer {
-            staged: with.staged,
-            blocks: with.blocks,
-            count: with.count,
-            entries: with.entries,
-            mean,
-            metric,
-            shape: self.shape,
-            latents: with.latents,
-            residual: with.residual,
-        })?;
+        self.refer(recording, with, parameter, None)?;
         let z = if self.has_maps() {
             let z = reshaped(with.z, with.residual.rows, self.shape.rank);
             recording.push(Linear {
@@ -179,46 +240,19 @@ impl Codec for Transform {
         } else {
             with.residual
         };
-        recording.push(Pack {
-            z,
-            residual: with.residual,
-            staged: with.staged,
-            blocks: with.blocks,
-            count: with.count,
-            entries: with.entries,
-            mean,
-            metric,
-            components: parameter("components")?,
-            energy: parameter("energy")?,
-            shape: self.shape,
-            latents: with.latents,
-        })
+        self.pack(recording, with, parameter, z)
     }
 
     fn restore(
         &self,
         recording: &mut Recording,
         with: &RestoreTensors,
-        parameter: &dyn Fn(&str) -> Result<Tensor, CheckError>,
+        parameter: ParameterOf<'_>,
     ) -> Result<(), CheckError> {
         let z = self
             .has_maps()
             .then(|| reshaped(with.z, with.out.rows, self.shape.rank));
-        recording.push(Unpack {
-            tokens: with.tokens,
-            stores: with.stores,
-            entries: with.entries,
-            count: with.count,
-            pitch: with.pitch,
-            first: with.first,
-            raw: with.raw,
-            mean: parameter("mean")?,
-            components: parameter("components")?,
-            shape: self.shape,
-            latents: with.latents,
-            z,
-            out: with.out,
-        })?;
+        self.unpack(recording, with, parameter, z, parameter("mean")?)?;
         match z {
             Some(a) => recording.push(LinearAdd {
                 a,

@@ -8,7 +8,7 @@ use longwave_contract::{Allocation, Backend, BufferDesc, DType, Tensor};
 use super::EngineOptions;
 use super::plans::Bucket;
 use super::tables;
-use crate::codec::Placed;
+use crate::codec::{Inner, Placed};
 use crate::error::Error;
 use crate::model::{ChoiceTensors, ModelConfig};
 use crate::policy::Budget;
@@ -102,6 +102,8 @@ pub(super) struct Layered {
     /// Rows of a tile or a batch, and their latents.
     rows: Allocation,
     latents: Allocation,
+    /// What inner layers of codecs work in, where there are any.
+    inner: [Option<Allocation>; 3],
     sizes: Sizes,
 }
 
@@ -168,6 +170,24 @@ impl Sizes {
             desc("latents of a tile", DType::F32, self.rows, self.rank),
         ]
     }
+
+    /// What the inner layers of codecs need: those of any layer that is compressed or restored.
+    fn inner_descs(&self, codecs: &[Option<Placed>]) -> [Option<BufferDesc>; 3] {
+        let most = |width: &dyn Fn(Inner) -> u32| {
+            let widths = codecs.iter().flatten().map(|codec| width(codec.inner()));
+            widths.max().unwrap_or(0)
+        };
+        [0, 1, 2].map(|index| {
+            let desc = |rows, width| {
+                let label = "inner layers of a codec";
+                (width > 0).then(|| BufferDesc::of(label, DType::F32, rows, width))
+            };
+            let encode = desc(BATCH * BLOCK, most(&|inner| inner.encode[index]));
+            let restore = desc(self.rows, most(&|inner| inner.restore[index]));
+            let both = [encode, restore].into_iter().flatten();
+            both.max_by_key(|desc| desc.bytes)
+        })
+    }
 }
 
 impl Layered {
@@ -196,7 +216,13 @@ impl Layered {
         let sizes = Sizes::new(options, config, sinks, tail, rank);
         let [scratch, pages, staged, hidden, rows, latents] =
             sizes.descs().map(|desc| Allocation::new(backend, &desc));
+        let inner = sizes.inner_descs(codecs).map(|desc| {
+            let made = desc.map(|desc| Allocation::new(backend, &desc));
+            made.transpose()
+        });
+        let [change, base, activated] = inner;
         let layered = Layered {
+            inner: [change?, base?, activated?],
             scratch: scratch?,
             pages: pages?,
             staged: staged?,
@@ -255,5 +281,13 @@ impl Layered {
     /// Working memory for the latents of as many.
     pub fn latents(&self, rows: u32) -> Tensor {
         Tensor::new(self.latents.id(), DType::F32, rows, self.sizes.rank)
+    }
+
+    /// Working memory for the inner layers of as many; codecs shape it.
+    pub fn inner(&self, rows: u32) -> [Option<Tensor>; 3] {
+        let tensor = |buffer: &Allocation| Tensor::new(buffer.id(), DType::F32, rows, 1);
+        self.inner
+            .each_ref()
+            .map(|buffer| buffer.as_ref().map(tensor))
     }
 }

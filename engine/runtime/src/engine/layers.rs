@@ -337,6 +337,7 @@ impl Engine {
                         latents,
                         residual: layered.rows(capacity * BLOCK),
                         z: layered.latents(capacity * BLOCK),
+                        inner: layered.inner(capacity * BLOCK),
                     };
                     codec.encode(&mut recording, &with)?;
                 }

@@ -224,6 +224,7 @@ impl Engine {
             chosen,
             out: layered.rows(most),
             z: layered.latents(most),
+            inner: layered.inner(most),
             scratch: layered.scratch(),
             scratch_pages: layered.scratch_pages(),
         })

@@ -113,6 +113,8 @@ pub(crate) struct RestoreStep {
     pub out: Tensor,
     /// See `out`.
     pub z: Tensor,
+    /// See `out`.
+    pub inner: [Option<Tensor>; 3],
     /// Scratch rows.
     pub scratch: Tensor,
     /// The pages of the scratch rows, in order.
@@ -272,6 +274,7 @@ impl Model {
                     latents,
                     out,
                     z: step.z,
+                    inner: step.inner,
                 },
             )?;
             recording.push(Rope {

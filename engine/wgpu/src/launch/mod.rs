@@ -6,6 +6,7 @@
 //! An operand that is absent (a bias, a head norm) is bound to the op's `count` tensor, which every op has and which is only read; the
 //! kernel's parameters say that it is absent, and it is not read as that operand.
 
+mod activate;
 mod attend;
 mod embed;
 mod gate_up_silu;
@@ -114,6 +115,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Select(op) => select::launch(op, context),
         Op::Refer(op) => refer::launch(op, context),
         Op::Linear(op) => linear::launch(op, context),
+        Op::Activate(op) => activate::launch(op, context),
         Op::Pack(op) => pack::launch(op, context),
         Op::Unpack(op) => unpack::launch(op, context),
         Op::Rope(op) => rope::launch(op, context),

@@ -35,14 +35,13 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
     ];
     let dispatch = |stem, more: &[(&'static str, Bound)], grid: [u32; 3], work: u64| {
         let kernel = kernel(stem, &[])?;
-        let x_groups = match stem {
-            "refer_search" => None,
-            _ => Some(("x_groups", grid[0].into())),
-        };
-        let given: Vec<_> = [("blocks", blocks.into())]
-            .into_iter()
-            .chain(x_groups)
-            .collect();
+        let mut given = vec![("blocks", blocks.into())];
+        if stem != "refer_search" {
+            given.push(("x_groups", grid[0].into()));
+        }
+        if stem == "refer_residual" {
+            given.push(("has_base", u32::from(op.base.is_some()).into()));
+        }
         Ok::<_, BackendError>(Dispatch {
             kernel,
             overrides: Vec::new(),
@@ -69,10 +68,15 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
             tokens * candidates * row,
         )?);
     }
-    let residual = [whole("residual", op.residual)?];
+    let base = match op.base {
+        Some(base) => whole("base", base)?,
+        // It is bound to be written, so it may not be an operand.
+        None => ("base", context.scratch(name, 0, 16)?),
+    };
+    let results = [whole("residual", op.residual)?, base];
     let grid = context.grid(name, tokens)?;
     let neighbours = u64::from(shape.references.map_or(0, |found| found.neighbours));
     let work = tokens * row * (1 + neighbours);
-    dispatches.push(dispatch("refer_residual", &residual, grid, work)?);
+    dispatches.push(dispatch("refer_residual", &results, grid, work)?);
     Ok(dispatches)
 }

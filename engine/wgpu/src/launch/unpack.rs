@@ -22,6 +22,7 @@ pub(super) fn launch(op: &Unpack, context: &Context<'_>) -> Result<Vec<Dispatch>
         ("first", op.first.into()),
         ("has_tokens", u32::from(op.tokens.is_some()).into()),
         ("tokens_pitch", tokens_pitch.into()),
+        ("has_offset", u32::from(op.mean.rows == 2).into()),
         ("has_z", u32::from(op.z.is_some()).into()),
         ("z_pitch", shape.rank.next_multiple_of(4).into()),
     ];
