@@ -43,7 +43,7 @@ pub(crate) struct LayerSample {
     /// For each window the weight of each token's error, 1 on average; none where nothing ranked it.
     pub attention: Vec<Vec<f32>>,
     /// For each token of the current window the squares of the shares that it was given, and how many queries saw it.
-    given: Vec<(f64, u32)>,
+    pub given: Vec<(f64, u32)>,
 }
 
 /// What was seen of all layers.

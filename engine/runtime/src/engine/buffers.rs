@@ -178,14 +178,9 @@ impl Sizes {
             widths.max().unwrap_or(0)
         };
         [0, 1, 2].map(|index| {
-            let desc = |rows, width| {
-                let label = "inner layers of a codec";
-                (width > 0).then(|| BufferDesc::of(label, DType::F32, rows, width))
-            };
-            let encode = desc(BATCH * BLOCK, most(&|inner| inner.encode[index]));
-            let restore = desc(self.rows, most(&|inner| inner.restore[index]));
-            let both = [encode, restore].into_iter().flatten();
-            both.max_by_key(|desc| desc.bytes)
+            let width = most(&|inner| inner.encode[index].max(inner.restore[index]));
+            let label = "inner layers of a codec";
+            (width > 0).then(|| BufferDesc::of(label, DType::F32, self.rows, width))
         })
     }
 }
