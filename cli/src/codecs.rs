@@ -163,8 +163,15 @@ impl<'a> Policies<'a> {
                 tokens: calibrate::draw(DRAWN, self.model.config().vocabulary),
             }],
         };
+        let options = CalibrateOptions {
+            tokens: 8192,
+            window: 2048,
+            ..CalibrateOptions::default()
+        };
+        // A codec that another release or other settings would make is not the one that was kept.
         let mut hash = Sha256::new();
         hash.update(self.model.fingerprint()?.weights);
+        hash.update(format!("{} {options:?}", calibrate::METHOD));
         for text in &texts {
             hash.update(bytemuck::cast_slice::<u32, u8>(&text.tokens));
             hash.update([0]);
@@ -175,9 +182,20 @@ impl<'a> Policies<'a> {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let path = hub::codec_directory()?.join(format!("{name}.codec"));
-        let known = path.is_file().then(|| ModelCodec::open(&path));
-        let known = known.and_then(Result::ok);
-        let known = known.filter(|codec| codec.check(&self.model).is_ok());
+        let read = || -> Result<ModelCodec> {
+            let codec = ModelCodec::open(&path)?;
+            codec.check(&self.model)?;
+            Ok(codec)
+        };
+        let known = match path.is_file().then(read) {
+            Some(Err(error)) => {
+                let place = path.display();
+                let note = format_args!("the codec kept at {place} is of no use: {error:#}");
+                self.notes.note(note);
+                None
+            }
+            found => found.and_then(Result::ok),
+        };
         let codec = match known {
             Some(codec) => codec,
             None => {
@@ -187,11 +205,6 @@ impl<'a> Policies<'a> {
                     (_, count) => crate::report::count(count, "text"),
                 };
                 self.notes.note(format_args!("calibrating a codec on {on}, once; `longwave calibrate` makes a better one from more text"));
-                let options = CalibrateOptions {
-                    tokens: 8192,
-                    window: 2048,
-                    ..CalibrateOptions::default()
-                };
                 let (backend, model) = (&self.backend, &self.model);
                 let codec = match self.ground {
                     Ground::Texts(..) => fit(backend, model, texts, &options, self.notes)?,

@@ -93,9 +93,8 @@ pub(crate) fn scales(shape: &LatentShape, components: &[ComponentDesc], z: &[f32
     scales
 }
 
-/// Scale and minimum of latent `index`.
-fn scale_of(shape: &LatentShape, scales: &[f16], index: usize) -> (f32, f32) {
-    let group = index / shape.group as usize;
+/// Scale and minimum of a group of latents.
+fn scale_of(shape: &LatentShape, scales: &[f16], group: usize) -> (f32, f32) {
     match shape.rule {
         ScaleRule::Plain => (1.0, 0.0),
         ScaleRule::Gain => (scales[0].to_f32(), 0.0),
@@ -112,34 +111,43 @@ pub(crate) fn store_codes(
     z: &[f32],
     words: &mut [u32],
 ) {
-    for (index, (component, &value)) in components.iter().zip(z).enumerate() {
-        if component.bits == 0 {
-            continue;
-        }
-        let code = if shape.rule == ScaleRule::Plain {
-            u32::from(half(value).to_bits())
-        } else {
-            let (scale, minimum) = scale_of(shape, scales, index);
-            let unit = match shape.rule {
-                ScaleRule::MinMax => (scale + 1e-6) * component.step,
-                _ => scale * component.step,
-            };
-            let steps = if unit > 0.0 {
-                (value - minimum) / unit
-            } else {
-                0.0
-            };
-            let largest = ((1u32 << component.bits) - 1) as f32;
-            (steps + component.zero)
-                .round_ties_even()
-                .clamp(0.0, largest) as u32
+    let size = shape.group as usize;
+    let groups = components.chunks(size).zip(z.chunks(size));
+    for (group, (components, z)) in groups.enumerate() {
+        let (scale, minimum) = scale_of(shape, scales, group);
+        let padding = match shape.rule {
+            ScaleRule::MinMax => 1e-6,
+            _ => 0.0,
         };
-        let (word, bit) = (component.offset as usize / 32, component.offset % 32);
-        words[word] |= code << bit;
-        if bit + component.bits > 32 {
-            words[word + 1] |= code >> (32 - bit);
+        for (component, &value) in components.iter().zip(z) {
+            if component.bits == 0 {
+                continue;
+            }
+            let code = if shape.rule == ScaleRule::Plain {
+                u32::from(half(value).to_bits())
+            } else {
+                let unit = (scale + padding) * component.step;
+                let steps = if unit > 0.0 {
+                    (value - minimum) / unit
+                } else {
+                    0.0
+                };
+                let largest = ((1u32 << component.bits) - 1) as f32;
+                nearest((steps + component.zero).clamp(0.0, largest))
+            };
+            let (word, bit) = (component.offset as usize / 32, component.offset % 32);
+            words[word] |= code << bit;
+            if bit + component.bits > 32 {
+                words[word + 1] |= code >> (32 - bit);
+            }
         }
     }
+}
+
+/// The whole number nearest to one from 0 to 2^16, the even one of two. Beyond 2^23 floats have no fractions, so that a sum is rounded as IEEE 754 says.
+fn nearest(value: f32) -> u32 {
+    const WHOLE: f32 = 8_388_608.0;
+    ((value + WHOLE) - WHOLE) as u32
 }
 
 /// Reads a token's latents.
@@ -150,23 +158,27 @@ pub(crate) fn load_codes(
     words: &[u32],
     z: &mut [f32],
 ) {
-    for (index, (component, z)) in components.iter().zip(z).enumerate() {
-        if component.bits == 0 {
-            *z = 0.0;
-            continue;
+    let size = shape.group as usize;
+    let groups = components.chunks(size).zip(z.chunks_mut(size));
+    for (group, (components, z)) in groups.enumerate() {
+        let (scale, minimum) = scale_of(shape, scales, group);
+        for (component, z) in components.iter().zip(z) {
+            if component.bits == 0 {
+                *z = 0.0;
+                continue;
+            }
+            let (word, bit) = (component.offset as usize / 32, component.offset % 32);
+            let mut code = words[word] >> bit;
+            if bit + component.bits > 32 {
+                code |= words[word + 1] << (32 - bit);
+            }
+            code &= (1u32 << component.bits) - 1;
+            *z = if shape.rule == ScaleRule::Plain {
+                f16::from_bits(code as u16).to_f32()
+            } else {
+                scale * (component.step * (code as f32 - component.zero)) + minimum
+            };
         }
-        let (word, bit) = (component.offset as usize / 32, component.offset % 32);
-        let mut code = words[word] >> bit;
-        if bit + component.bits > 32 {
-            code |= words[word + 1] << (32 - bit);
-        }
-        code &= (1u32 << component.bits) - 1;
-        *z = if shape.rule == ScaleRule::Plain {
-            f16::from_bits(code as u16).to_f32()
-        } else {
-            let (scale, minimum) = scale_of(shape, scales, index);
-            scale * (component.step * (code as f32 - component.zero)) + minimum
-        };
     }
 }
 

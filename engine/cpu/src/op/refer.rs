@@ -36,11 +36,13 @@ fn refer(
         let staged = memory.matrix(op.staged)?;
         let blocks = store::blocks(name, &memory.matrix(op.blocks)?, count, op.staged.rows)?;
         let entries = memory.matrix(op.entries)?.u32s(0);
+        let metric = memory.matrix(op.metric)?.f32s(0);
         let tables = Tables {
             shape: op.shape,
             staged,
             mean: memory.matrix(op.mean)?.f32s(0),
-            metric: memory.matrix(op.metric)?.f32s(0),
+            metric,
+            roots: metric.iter().map(|weight| weight.sqrt()).collect(),
         };
         let record = |block: &BlockDesc, index| {
             store::record(name, entries, block.blocks, index, op.latents)
@@ -50,17 +52,21 @@ fn refer(
             let at = record(block, block.index)?;
             tables.store_references(block, latents.u32s_mut(at));
         }
+        let mut candidates = Candidates::default();
         for (number, block) in blocks.iter().enumerate() {
-            let mut candidates = tables.sinks(block);
-            for index in 0..=block.index {
+            // Blocks of a sequence follow each other: each adds its references to those of the block before.
+            if !candidates.precede(block) {
+                candidates = tables.sinks(block);
+            }
+            for index in candidates.blocks..=block.index {
                 let at = record(block, index)?;
-                tables.load_references(latents.u32s_mut(at), &mut candidates);
+                tables.add_references(latents.u32s_mut(at), &mut candidates);
             }
             let chosen = tables.choose(block, &candidates);
             let at = record(block, block.index)?;
             tables.store_ordinals(&chosen, latents.u32s_mut(at));
             let first = number * BLOCK as usize;
-            let base_of = |lane: usize| tables.base(lane as u32, &chosen[lane], &candidates);
+            let base_of = |lane: usize| tables.base(lane as u32, &chosen[lane], &candidates.rows);
             residual.for_each_row_from(first, BLOCK as usize, |lane, out| {
                 tables.subtract(block, lane as u32, base_of(lane), out);
             });
@@ -75,11 +81,33 @@ fn refer(
     })
 }
 
+/// The rows that tokens of a block may refer to, by ordinal.
+#[derive(Default)]
+struct Candidates {
+    /// The sequence: where its entries begin, and its sinks.
+    of: Option<(u32, u32)>,
+    /// Blocks whose references are among them.
+    blocks: u32,
+    rows: Vec<f32>,
+    /// The same around the mean and in the units of the metric, and their squared norms.
+    weighed: Vec<f32>,
+    norms: Vec<f32>,
+}
+
+impl Candidates {
+    /// Whether all of them are candidates of a block too.
+    fn precede(&self, block: &BlockDesc) -> bool {
+        self.of == Some((block.blocks, block.sinks)) && self.blocks <= block.index
+    }
+}
+
 struct Tables<'a> {
     shape: LatentShape,
     staged: Matrix<'a>,
     mean: &'a [f32],
     metric: &'a [f32],
+    /// The roots of the metric.
+    roots: Vec<f32>,
 }
 
 impl Tables<'_> {
@@ -103,52 +131,61 @@ impl Tables<'_> {
         }
     }
 
-    /// The sinks, by ordinal; none where there are no references.
-    fn sinks(&self, block: &BlockDesc) -> Vec<f32> {
-        if self.shape.references.is_none() {
-            return Vec::new();
+    /// The sinks; none where there are no references.
+    fn sinks(&self, block: &BlockDesc) -> Candidates {
+        let mut candidates = Candidates {
+            of: Some((block.blocks, block.sinks)),
+            ..Candidates::default()
+        };
+        if self.shape.references.is_some() {
+            let mut row = vec![0.0; self.cols()];
+            for sink in 0..block.sinks {
+                self.load(sink, &mut row);
+                self.add(&row, &mut candidates);
+            }
         }
-        let mut rows = vec![0.0; block.sinks as usize * self.cols()];
-        for (sink, row) in rows.chunks_exact_mut(self.cols()).enumerate() {
-            self.load(sink as u32, row);
-        }
-        rows
+        candidates
     }
 
-    fn load_references(&self, record: &[u32], candidates: &mut Vec<f32>) {
+    fn add_references(&self, record: &[u32], candidates: &mut Candidates) {
+        let mut row = vec![0.0; self.cols()];
         for index in 0..self.shape.references_per_block() {
-            let start = candidates.len();
-            candidates.resize(start + self.cols(), 0.0);
             let words = &record[latent::reference_words(&self.shape, index)];
-            latent::load_exact(&self.shape, self.mean, words, &mut candidates[start..]);
+            latent::load_exact(&self.shape, self.mean, words, &mut row);
+            self.add(&row, candidates);
         }
+        candidates.blocks += 1;
+    }
+
+    fn add(&self, row: &[f32], candidates: &mut Candidates) {
+        let weighed = self.weigh(row);
+        let norm = weighed.iter().map(|value| value * value).sum();
+        candidates.rows.extend(row);
+        candidates.weighed.extend(weighed);
+        candidates.norms.push(norm);
+    }
+
+    /// Around the mean, and in the units of the metric, squares lose less.
+    fn weigh(&self, row: &[f32]) -> Vec<f32> {
+        let parts = row.iter().zip(self.mean).zip(&self.roots);
+        parts.map(|((x, mean), root)| (x - mean) * root).collect()
     }
 
     /// The ordinals of each token's references; none for tokens that are references or have none.
-    fn choose(&self, block: &BlockDesc, candidates: &[f32]) -> Vec<Vec<u16>> {
+    fn choose(&self, block: &BlockDesc, candidates: &Candidates) -> Vec<Vec<u16>> {
         let Some(references) = self.shape.references else {
             return vec![Vec::new(); BLOCK as usize];
         };
         let (cols, lanes) = (self.cols(), BLOCK as usize);
-        // Around the mean, and in the units of the metric, squares lose less.
-        let weigh = |x: &[f32]| -> Vec<f32> {
-            let parts = x.iter().zip(self.mean).zip(self.metric);
-            parts
-                .map(|((x, mean), metric)| (x - mean) * metric.sqrt())
-                .collect()
-        };
-        let weighed: Vec<f32> = candidates.chunks_exact(cols).flat_map(weigh).collect();
-        let norms: Vec<f32> = weighed
-            .chunks_exact(cols)
-            .map(|row| row.iter().map(|value| value * value).sum())
-            .collect();
         let mut rows = vec![0.0; lanes * cols];
         for (lane, row) in rows.chunks_exact_mut(cols).enumerate() {
             self.load(block.source + lane as u32, row);
         }
-        let input: Vec<f32> = rows.chunks_exact(cols).flat_map(weigh).collect();
+        let weighed = rows.chunks_exact(cols).flat_map(|row| self.weigh(row));
+        let input: Vec<f32> = weighed.collect();
+        let norms = &candidates.norms;
         let tensor = Tensor::new(BufferId(0), DType::F32, norms.len() as u32, cols as u32);
-        let matrix = Matrix::new(bytemuck::cast_slice(&weighed), tensor);
+        let matrix = Matrix::new(bytemuck::cast_slice(&candidates.weighed), tensor);
         let product = matmul::multiply(Kernel::Gemm, &[matrix], &input, lanes);
         let earlier = block.sinks + block.index * self.shape.references_per_block();
         let choose = |lane: usize| {
@@ -171,7 +208,8 @@ impl Tables<'_> {
             let mut exact: Vec<(f64, usize)> = near
                 .into_iter()
                 .map(|(_, ordinal)| {
-                    let distance = distance(x, &candidates[ordinal * cols..][..cols], self.metric);
+                    let distance =
+                        distance(x, &candidates.rows[ordinal * cols..][..cols], self.metric);
                     (distance, ordinal)
                 })
                 .collect();
@@ -236,9 +274,15 @@ fn mean_of(chosen: &[u16], rows: &[f32], mean: &[f32]) -> Vec<f32> {
     sum.iter().map(|value| value * share).collect()
 }
 
-fn distance(x: &[f32], c: &[f32], metric: &[f32]) -> f64 {
-    let terms = x.iter().zip(c).zip(metric);
-    terms
-        .map(|((x, c), metric)| f64::from(*metric) * f64::from(x - c).powi(2))
-        .sum()
+fn distance(x: &[f32], candidate: &[f32], metric: &[f32]) -> f64 {
+    // Eight sums side by side, so that one need not wait for the other.
+    let mut sums = [0.0f64; 8];
+    let parts = x.chunks(8).zip(candidate.chunks(8)).zip(metric.chunks(8));
+    for ((x, candidate), metric) in parts {
+        let parts = x.iter().zip(candidate).zip(metric);
+        for (sum, ((x, candidate), metric)) in sums.iter_mut().zip(parts) {
+            *sum += f64::from(*metric) * (f64::from(*x) - f64::from(*candidate)).powi(2);
+        }
+    }
+    sums.iter().sum()
 }

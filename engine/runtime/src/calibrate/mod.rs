@@ -19,6 +19,9 @@ use collect::collect;
 use fit::{Candidate, Fit};
 pub use text::write_text;
 
+/// Counts the changes of what calibration finds in the same text, so that codecs which were kept can be told from those that it would make now.
+pub const METHOD: u32 = 2;
+
 /// References that are tried for each layer unless others are asked for.
 ///
 /// On the text of the calibration a transform without references loses least at every size, and would always be chosen; on another kind of

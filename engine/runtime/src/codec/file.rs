@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Codec, Component, Parameter, Transform};
 use crate::error::Error;
+use crate::format::GgmlType;
 use crate::format::safetensors::SafetensorsFile;
 use crate::model::Model;
 
@@ -282,8 +283,7 @@ impl ModelCodec {
                     let why = format!("has the shape {:?}, expected {expected:?}", info.shape);
                     return Err(fault(format!("tensor `{name}`"), why));
                 }
-                let bytes = file.bytes(&name)?;
-                let values = floats(bytes, rows as usize * cols as usize);
+                let values = floats(file.bytes(&name)?, info.element);
                 match values {
                     Some(values) if values.iter().all(|value| value.is_finite()) => Ok(values),
                     Some(_) => Err(fault(
@@ -326,7 +326,10 @@ impl ModelCodec {
                 })
                 .collect();
             let sound = |component: &Component| {
-                component.bits <= 8 && (component.bits == 0 || component.step > 0.0)
+                let codes = (1u32 << component.bits.min(8)) - 1;
+                component.bits <= 8
+                    && (component.bits == 0 || component.step > 0.0)
+                    && (0.0..=codes as f32).contains(&component.zero)
             };
             if !components.iter().all(sound) || metric.iter().any(|metric| *metric < 0.0) {
                 let why = "holds bits, steps or weights that no codec has".to_owned();
@@ -387,18 +390,20 @@ fn components_as_floats(parameter: &Parameter) -> Vec<u8> {
         .collect()
 }
 
-/// `count` numbers of f32 or f16, whichever the number of bytes says.
-fn floats(bytes: &[u8], count: usize) -> Option<Vec<f32>> {
-    if bytes.len() == 4 * count {
-        let numbers = bytes.as_chunks::<4>().0.iter();
-        return Some(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect());
+/// Numbers of f32 or f16; none of any other type.
+fn floats(bytes: &[u8], of: GgmlType) -> Option<Vec<f32>> {
+    match of {
+        GgmlType::F32 => {
+            let numbers = bytes.as_chunks::<4>().0.iter();
+            Some(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        }
+        GgmlType::F16 => {
+            let numbers = bytes.as_chunks::<2>().0.iter();
+            let halves: Vec<f16> = numbers.map(|bytes| f16::from_le_bytes(*bytes)).collect();
+            let mut values = vec![0.0; halves.len()];
+            halves.convert_to_f32_slice(&mut values);
+            Some(values)
+        }
+        _ => None,
     }
-    if bytes.len() == 2 * count {
-        let numbers = bytes.as_chunks::<2>().0.iter();
-        let halves: Vec<f16> = numbers.map(|bytes| f16::from_le_bytes(*bytes)).collect();
-        let mut values = vec![0.0; count];
-        halves.convert_to_f32_slice(&mut values);
-        return Some(values);
-    }
-    None
 }
