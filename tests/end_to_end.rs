@@ -303,6 +303,14 @@ fn compression(path: PathBuf) -> Result<()> {
     ensure!(found["codec_bytes"].as_u64() > Some(1 << 20), "{found}");
     ensure!(found["kv_ratio"].as_f64() < Some(0.9), "{found}");
 
+    std::fs::write(place("short.txt"), "too little")?;
+    let short = place("short.txt");
+    let output = call(&["calibrate", "-m", model, "--text", &short, "-o", &codec])?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1) && errors.contains("too short"),
+        "{errors}"
+    );
     std::fs::write(place("b.codec"), "no codec")?;
     let damaged = format!("deltakv:codec={}", place("b.codec"));
     let far = format!("{few},full=0+99");

@@ -382,9 +382,19 @@ pub fn codec_files() -> Result<()> {
         .err()
         .context("a narrow codec was taken")?;
     ensure!(error.to_string().contains("layer 0"), "{error}");
-    let short = calibrate(&backend, &model, &[tokens(20)], &[], &options, &mut |_| ());
-    let error = refusal(short.map(|_| ()));
-    ensure!(error.contains("too short"), "{error}");
+    // Also where the model wrote enough beside it.
+    for (few, written) in [(20, vec![]), (3, vec![tokens(600)])] {
+        let short = calibrate(
+            &backend,
+            &model,
+            &[tokens(few)],
+            &written,
+            &options,
+            &mut |_| (),
+        );
+        let error = refusal(short.map(|_| ()));
+        ensure!(error.contains("too short"), "{error}");
+    }
     let greedy = CalibrateOptions {
         bytes: 0.001,
         ..options.clone()

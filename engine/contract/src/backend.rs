@@ -36,7 +36,7 @@ impl BufferDesc {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlanId(pub u32);
 
-/// A run that has been submitted.
+/// A run that has been asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[must_use = "a run may fail; wait for it"]
 pub struct Ticket(pub u64);
@@ -168,10 +168,10 @@ pub trait Backend: Send + Sync {
     /// Forgets a plan.
     fn release(&self, plan: PlanId);
 
-    /// Submits a plan. It may still be running when this returns.
+    /// Queues a plan. It may not have begun when this returns; it has at the latest when something waits for it or reads.
     ///
     /// # Errors
-    /// [`BackendError::BadHandle`] for a plan that was released or whose buffers are gone, and device errors.
+    /// [`BackendError::BadHandle`] for a plan that was released or whose buffers are gone, and device errors, which may be those of earlier calls.
     fn run(&self, plan: PlanId) -> Result<Ticket, BackendError>;
 
     /// Waits until a run, and all before it, have ended.

@@ -289,10 +289,7 @@ impl Backend for WgpuBackend {
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError> {
         let mut state = self.checked()?;
         if ticket.0 > state.submissions.newest() {
-            return Err(bad_handle(format!(
-                "run {} has not been submitted",
-                ticket.0
-            )));
+            return Err(bad_handle(format!("there has been no run {}", ticket.0)));
         }
         state.submissions.wait(&self.gpu, ticket.0)
     }

@@ -17,7 +17,7 @@ use crate::submission::Submissions;
 const CHUNK: u64 = 16 << 20;
 /// Chunks of the ring.
 const CHUNKS: usize = 4;
-/// Writes below this size are queued by wgpu itself, which copies them.
+/// Writes below this size are queued by wgpu itself, which copies them, or go through a buffer of their own while commands are open.
 const SMALL: u64 = 64 << 10;
 /// Bytes of small writes of a submission, and of the buffer through which they go.
 const QUEUED: u64 = 1 << 20;
@@ -100,9 +100,11 @@ impl Staging {
         }
         for piece in batch {
             let (now, later) = bytes.split_at(piece.bytes as usize);
-            if with.submissions.is_open() {
-                // wgpu writes before all commands of the next submission.
-                let upload = self.upload(with)?;
+            let upload = match with.submissions.is_open() {
+                true => self.upload(with)?,
+                false => None,
+            };
+            if let Some(upload) = upload {
                 let at = self.queued.1;
                 with.gpu.queue.write_buffer(&upload, at, now);
                 let encoder = with.submissions.encoder(with.gpu);
@@ -116,17 +118,22 @@ impl Staging {
         with.gpu.faults.check()
     }
 
-    /// The buffer of small writes.
-    fn upload(&mut self, with: &Transfer<'_>) -> Result<wgpu::Buffer, BackendError> {
+    /// The buffer of small writes, through which they go while commands are open, since wgpu writes before all commands of a submission. Where
+    /// there is no room for it, the commands are submitted, and none are open any more.
+    fn upload(&mut self, with: &mut Transfer<'_>) -> Result<Option<wgpu::Buffer>, BackendError> {
         if self.upload.is_none() {
             let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             let label = "staging for small writes";
-            let made = DeviceBuffer::new(with.gpu, with.account, label, QUEUED, usage, false)?;
-            self.upload = Some(made);
+            match DeviceBuffer::new(with.gpu, with.account, label, QUEUED, usage, false) {
+                Ok(made) => self.upload = Some(made),
+                Err(BackendError::OutOfMemory { .. }) => {
+                    with.submissions.flush(with.gpu)?;
+                    self.queued = (with.submissions.last(), 0);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let missing = || internal("there is no staging for small writes");
-        let buffer = self.upload.as_ref().ok_or_else(missing)?;
-        Ok(buffer.raw.clone())
+        Ok(self.upload.as_ref().map(|buffer| buffer.raw.clone()))
     }
 
     fn write_chunk(
@@ -161,6 +168,8 @@ impl Staging {
     /// A chunk that the host can write: a new one while the ring is not full, then the one that was used longest ago.
     fn next_chunk(&mut self, with: &mut Transfer<'_>) -> Result<&mut Chunk, BackendError> {
         let place = if self.ring.len() < CHUNKS {
+            // Commands that wait hold the buffers that they name.
+            with.submissions.flush(with.gpu)?;
             let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
             let buffer = DeviceBuffer::new(
                 with.gpu,
@@ -291,7 +300,7 @@ impl Staging {
 /// A buffer of at least `bytes`: the one there is where it is large enough. Sizes are powers of two up to [`CHUNK`].
 fn grown(
     there: Option<DeviceBuffer>,
-    with: &Transfer<'_>,
+    with: &mut Transfer<'_>,
     label: &str,
     bytes: u64,
     usage: wgpu::BufferUsages,
@@ -300,6 +309,8 @@ fn grown(
         Some(buffer) if buffer.size() >= bytes => Ok(buffer),
         there => {
             drop(there);
+            // Commands that wait hold the buffers that they name.
+            with.submissions.flush(with.gpu)?;
             let size = bytes.next_power_of_two().clamp(READ, CHUNK);
             DeviceBuffer::new(with.gpu, with.account, label, size, usage, false)
         }

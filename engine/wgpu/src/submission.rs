@@ -92,6 +92,8 @@ struct Open {
 pub(crate) struct Submissions {
     last: u64,
     open: Option<Open>,
+    /// Why a submission failed, by its number: whoever waits for it must know.
+    failed: Option<(u64, BackendError)>,
     pending: VecDeque<Pending>,
     pace: Pace,
     /// When the last one that was waited for ended, where the wait saw it.
@@ -105,6 +107,7 @@ impl Submissions {
         Submissions {
             last: 0,
             open: None,
+            failed: None,
             pending: VecDeque::new(),
             pace: Pace::new(),
             seen: None,
@@ -182,7 +185,16 @@ impl Submissions {
     pub(crate) fn flush(&mut self, gpu: &Gpu) -> Result<u64, BackendError> {
         match self.open.take() {
             None => Ok(self.last),
-            Some(open) => self.submit(gpu, open.encoder, open.work),
+            Some(open) => {
+                let serial = self.last + 1;
+                let submitted = self.submit(gpu, open.encoder, open.work);
+                if let Err(error) = &submitted {
+                    // Runs were promised this number.
+                    self.last = serial;
+                    self.failed = Some((serial, error.clone()));
+                }
+                submitted
+            }
         }
     }
 
@@ -226,6 +238,11 @@ impl Submissions {
     pub(crate) fn wait(&mut self, gpu: &Gpu, serial: u64) -> Result<(), BackendError> {
         if serial > self.last {
             self.flush(gpu)?;
+        }
+        if let Some((failed, error)) = &self.failed
+            && *failed == serial
+        {
+            return Err(error.clone());
         }
         // One after another: the time limit is one submission's, not that of all.
         while self

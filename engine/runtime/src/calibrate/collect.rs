@@ -26,6 +26,9 @@ const KEY_SHARE: f64 = 0.15;
 /// Tokens of a window from which on queries show what a layer attends to.
 const RANKED_FROM: u32 = 768;
 
+/// Tokens of a window up to which queries of every chunk do.
+const RANKED_ALL: usize = 8192;
+
 /// Queries of a chunk that show it.
 const RANKED: u32 = 8;
 
@@ -85,6 +88,7 @@ pub(crate) fn collect(
         layers: vec![LayerSample::default(); config.layers as usize],
         losses: Losses::new(config.layers),
     };
+    let step = engine.options().chunk;
     let mut ranker = Ranker::new(backend, model, longest)?;
     let mut done = 0;
     for (index, window) in windows.iter().enumerate() {
@@ -95,7 +99,10 @@ pub(crate) fn collect(
         let probe = &mut |engine: &Engine, probe: Probe| {
             let layer = &mut sample.layers[probe.layer as usize];
             layer.see(engine, &probe)?;
-            if index < ranked {
+            // Of long windows not every chunk, so that what is kept of them stays small.
+            let every = window.len().div_ceil(RANKED_ALL).max(1);
+            let chunk = (probe.start / step) as usize;
+            if index < ranked && chunk.is_multiple_of(every) {
                 for (point, scores) in ranker.rank(engine, &probe)? {
                     layer.attend(&scores);
                     sample.losses.add(point, probe.layer, scores);

@@ -9,14 +9,15 @@ mod text;
 use std::sync::Arc;
 
 use longwave_contract::Backend;
-use longwave_contract::kv::ReferenceShape;
+use longwave_contract::kv::{BLOCK, ReferenceShape};
 use rayon::prelude::*;
 
 use crate::codec::{LayerReport, ModelCodec, check_width};
 use crate::error::Error;
 use crate::model::Model;
-use collect::collect;
+use collect::{SINKS, collect};
 use fit::{Candidate, Fit};
+use residual::blocks_of;
 pub use text::write_text;
 
 /// Counts the changes of what calibration finds in the same text, so that codecs which were kept can be told from those that it would make now.
@@ -99,6 +100,13 @@ pub fn calibrate(
         ..options.clone()
     };
     let mut given = windows(texts, options);
+    if !texts.is_empty() && given.iter().all(|window| blocks_of(window.len()) == 0) {
+        let longest = given.iter().map(Vec::len).max().unwrap_or(0);
+        return Err(Error::Parameter(format!(
+            "the text is too short to calibrate: {longest} tokens, expected at least {}",
+            SINKS + BLOCK
+        )));
+    }
     given.extend_from_slice(written);
     let total = given.iter().map(Vec::len).sum();
     let window = DRAWN.1.min(options.window);

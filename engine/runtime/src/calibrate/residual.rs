@@ -15,26 +15,33 @@ const EVEN: f32 = 0.5;
 
 /// The whole blocks of a layer's windows.
 pub(super) struct Blocks<'a> {
-    windows: Vec<&'a [f16]>,
-    attention: &'a [Vec<f32>],
+    /// Windows with any, and what is known of the attention that their tokens got.
+    windows: Vec<(&'a [f16], &'a [f32])>,
     cols: usize,
 }
 
 impl<'a> Blocks<'a> {
     pub fn new(sample: &'a LayerSample) -> Self {
+        let cols = sample.metric.len();
+        let windows = sample.rows.iter().enumerate().map(|(index, rows)| {
+            let attention = sample.attention.get(index).map_or(&[][..], Vec::as_slice);
+            (rows.as_slice(), attention)
+        });
         Blocks {
-            windows: sample.rows.iter().map(Vec::as_slice).collect(),
-            attention: &sample.attention,
-            cols: sample.metric.len(),
+            windows: windows
+                .filter(|(rows, _)| blocks_of(rows.len() / cols.max(1)) > 0)
+                .collect(),
+            cols,
         }
     }
 
     fn blocks_of(&self, window: &[f16]) -> usize {
-        (window.len() / self.cols).saturating_sub(SINKS as usize) / BLOCK as usize
+        blocks_of(window.len() / self.cols)
     }
 
     pub fn tokens(&self) -> usize {
-        let blocks = self.windows.iter().map(|window| self.blocks_of(window));
+        let windows = self.windows.iter();
+        let blocks = windows.map(|(window, _)| self.blocks_of(window));
         blocks.sum::<usize>() * BLOCK as usize
     }
 
@@ -42,14 +49,13 @@ impl<'a> Blocks<'a> {
     pub fn weights(&self, references: Option<ReferenceShape>) -> Vec<f32> {
         let shape = shape(self.cols, 0, references, 0);
         let mut weights = Vec::new();
-        for (index, window) in self.windows.iter().enumerate() {
-            let known = self.attention.get(index);
+        for (window, known) in &self.windows {
             for token in 0..self.blocks_of(window) as u32 * BLOCK {
                 if shape.is_reference(token % BLOCK) {
                     continue;
                 }
                 let at = (SINKS + token) as usize;
-                let given = known.and_then(|known| known.get(at)).copied();
+                let given = known.get(at).copied();
                 weights.push(EVEN + (1.0 - EVEN) * given.unwrap_or(1.0));
             }
         }
@@ -67,7 +73,7 @@ impl<'a> Blocks<'a> {
         let windows: Vec<Vec<f32>> = self
             .windows
             .par_iter()
-            .map(|window| {
+            .map(|(window, _)| {
                 let blocks = self.blocks_of(window);
                 let tokens = SINKS as usize + blocks * BLOCK as usize;
                 let mut rows = vec![0.0f32; tokens * self.cols];
@@ -148,6 +154,11 @@ impl<'a> Blocks<'a> {
         }
         out
     }
+}
+
+/// Whole blocks of a window of so many tokens.
+pub(super) fn blocks_of(tokens: usize) -> usize {
+    tokens.saturating_sub(SINKS as usize) / BLOCK as usize
 }
 
 /// The difference from the mean, times the roots of the metric.

@@ -68,7 +68,8 @@ impl EngineOptions {
             / 1000
     }
 
-    /// Bytes that the engine will allocate for activations, logits and tables.
+    /// Bytes that the engine will allocate for activations, logits and tables. What codecs bring along comes on top: their matrices, and the inner
+    /// layers of networks.
     pub fn work_bytes(&self, config: &ModelConfig) -> u64 {
         let activations = Activations::descs(self, config);
         // As much as any policy's choice may take.
@@ -412,7 +413,7 @@ impl Engine {
             .iter()
             .map(|feed| Ok(feed.tokens.len() == 1 && !self.sequence(feed.sequence)?.is_empty()))
             .collect::<Result<Vec<bool>, Error>>()?;
-        let logits = self.advance(feeds, &chooses)?;
+        let logits = self.advance(feeds, &chooses, true)?;
         let ended = self.newest.map_or(Ok(()), |run| self.backend.wait(run));
         ended?;
         Ok(logits)
@@ -445,7 +446,8 @@ impl Engine {
     /// Goes chunk by chunk, or, where layers compress, layer by layer: then only one layer's raw rows are held at a time.
     ///
     /// # Errors
-    /// As [`Engine::step`], and for an empty prompt. What earlier chunks took in stays.
+    /// As [`Engine::step`], and for an empty prompt. What earlier chunks took in stays, unless the device fails, which may show in a later chunk: then the
+    /// sequence is of no more use.
     pub fn prefill(
         &mut self,
         id: SequenceId,
@@ -469,7 +471,7 @@ impl Engine {
                 logits: done == tokens.len(),
             };
             self.check(&[feed])?;
-            logits = self.advance(&[feed], &[false])?;
+            logits = self.advance(&[feed], &[false], false)?;
             progress(done);
         }
         logits.pop().ok_or(Error::EmptyPrompt)

@@ -11,11 +11,13 @@ use crate::kv::Sequence;
 use crate::model::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors};
 
 impl Engine {
-    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step.
+    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step. Unless it `waits`, what logits are read
+    /// after may still be running.
     pub(super) fn advance(
         &mut self,
         feeds: &[Feed<'_>],
         chooses: &[bool],
+        waits: bool,
     ) -> Result<Vec<Vec<f32>>, Error> {
         let mut logits: Vec<Option<Vec<f32>>> = vec![None; feeds.len()];
         let mut rest: Vec<usize> = (0..feeds.len()).collect();
@@ -40,6 +42,10 @@ impl Engine {
             for (index, row) in wanted.iter().zip(self.read_logits(wanted.len())?) {
                 logits[rest[*index]] = Some(row);
             }
+        }
+        if logits.iter().all(Option::is_none) && waits {
+            // Nothing was read: only now is it known that nothing failed.
+            self.newest.map_or(Ok(()), |run| self.backend.wait(run))?;
         }
         for feed in &decoding {
             if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
