@@ -93,7 +93,7 @@ pub struct TokenArguments {
     /// Tokens of a prompt that are taken in at a time
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: u32,
-    /// Measure each op of a step on the device as well
+    /// Measure each op of a prompt or a token on the device as well
     #[arg(long)]
     pub profile: bool,
     /// How results are printed

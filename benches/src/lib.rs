@@ -10,7 +10,7 @@
 //! | `ceiling` | what a backend's own kernels reach: bytes and multiply-adds a second |
 //! | `work`, `op` | the bytes that an op must move and the arithmetic that it needs, and cases to measure it with |
 //! | `ops` | `bench ops`: each op after a check against the reference |
-//! | `profile` | `--profile`: the time of each op of a step, on the device |
+//! | `profile` | `--profile`: the time of each op of a prompt or a token, on the device |
 //! | `result`, `print` | what was measured, as tables and as JSON |
 //! | `compare` | `bench compare`: two recorded results |
 //! | `plot` | `--plot`: pictures |

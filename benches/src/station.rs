@@ -189,11 +189,10 @@ impl Station {
         let flops = prompt_flops(config, start, test.tokens) / f64::from(test.tokens);
         let end = start + test.tokens;
         self.fill(end)?;
-        let profile = self.profiled(profiles, |station| {
-            station.rewind(test)?;
-            station.meter.profile_begin();
-            station.fill(end)
-        })?;
+        if profiles {
+            self.rewind(test)?;
+        }
+        let profile = self.profiled(profiles, |station| station.fill(end))?;
         Ok(Footprint {
             work: Work { bytes: 0.0, flops },
             profile,
