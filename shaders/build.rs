@@ -67,6 +67,7 @@ fn write_kernel(
         shared_bytes,
         subgroup,
         f16,
+        cooperative,
         params,
     } = reflection;
     writeln!(table, "    Kernel {{")?;
@@ -91,7 +92,7 @@ fn write_kernel(
     writeln!(table, "        shared_bytes: {shared_bytes},")?;
     writeln!(
         table,
-        "        needs: Needs {{ subgroup: {subgroup}, f16: {f16} }},"
+        "        needs: Needs {{ subgroup: {subgroup}, f16: {f16}, cooperative: {cooperative} }},"
     )?;
     writeln!(table, "        params_words: {},", params.len())?;
     writeln!(table, "        params: &[")?;

@@ -11,6 +11,8 @@ use crate::compose::Composed;
 const MAX_THREADS: u32 = 256;
 /// Bytes of workgroup memory that every device has.
 const MAX_SHARED: u32 = 16 << 10;
+/// Bytes of workgroup memory that devices with matrix units have.
+const MAX_SHARED_COOPERATIVE: u32 = 48 << 10;
 /// Words of a kernel's parameters.
 const MAX_PARAMS: usize = 64;
 
@@ -32,6 +34,7 @@ pub struct Reflection {
     pub shared_bytes: u32,
     pub subgroup: bool,
     pub f16: bool,
+    pub cooperative: bool,
     pub params: Vec<(String, bool)>,
 }
 
@@ -64,6 +67,7 @@ pub fn reflect(kernel: &Composed) -> Result<Reflection, Box<dyn Error>> {
         shared_bytes: 0,
         subgroup: needs.contains(Capabilities::SUBGROUP),
         f16: needs.contains(Capabilities::SHADER_FLOAT16),
+        cooperative: needs.contains(Capabilities::COOPERATIVE_MATRIX),
         params: Vec::new(),
     };
     for (_, variable) in module.global_variables.iter() {
@@ -104,7 +108,11 @@ pub fn reflect(kernel: &Composed) -> Result<Reflection, Box<dyn Error>> {
     {
         return Err(fail("bindings are numbered from 0 without gaps".into()));
     }
-    if reflection.shared_bytes > MAX_SHARED {
+    let most = match reflection.cooperative {
+        true => MAX_SHARED_COOPERATIVE,
+        false => MAX_SHARED,
+    };
+    if reflection.shared_bytes > most {
         return Err(fail(format!(
             "{} bytes of workgroup memory",
             reflection.shared_bytes
@@ -118,7 +126,15 @@ fn validate(kernel: &Composed, module: &Module) -> Result<Capabilities, Box<dyn 
     // `unpack2x16float` is part of every device that wgpu calls compliant.
     let base = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let (f16, subgroup) = (Capabilities::SHADER_FLOAT16, Capabilities::SUBGROUP);
-    let needs = [base, base | subgroup, base | f16, base | f16 | subgroup];
+    let matrices =
+        base | f16 | subgroup | Capabilities::SUBGROUP_BARRIER | Capabilities::COOPERATIVE_MATRIX;
+    let needs = [
+        base,
+        base | subgroup,
+        base | f16,
+        base | f16 | subgroup,
+        matrices,
+    ];
     let mut last = None;
     for capabilities in needs {
         match Validator::new(ValidationFlags::all(), capabilities).validate(module) {

@@ -78,6 +78,8 @@ pub struct Needs {
     pub subgroup: bool,
     /// Arithmetic in 16-bit floats.
     pub f16: bool,
+    /// Matrix units, and barriers of a subgroup: subgroups of exactly 32 threads.
+    pub cooperative: bool,
 }
 
 impl Kernel {

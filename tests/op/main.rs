@@ -149,6 +149,7 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             "wgpu split attention",
             forced(Force {
                 attend: Some(AttendKernel::Split),
+                no_cooperative: true,
                 ..Force::default()
             }),
         ),
@@ -156,6 +157,7 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             "wgpu tile attention",
             forced(Force {
                 attend: Some(AttendKernel::Tile),
+                no_cooperative: true,
                 ..Force::default()
             }),
         ),
@@ -163,6 +165,7 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             "wgpu row matmul",
             forced(Force {
                 matmul: Some(MatmulKernel::Row),
+                no_cooperative: true,
                 ..Force::default()
             }),
         ),
@@ -170,6 +173,7 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             "wgpu tile matmul",
             forced(Force {
                 matmul: Some(MatmulKernel::Tile),
+                no_cooperative: true,
                 ..Force::default()
             }),
         ),

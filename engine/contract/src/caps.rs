@@ -68,6 +68,8 @@ pub struct Caps {
     pub workgroups_per_axis: u32,
     /// Matrix shapes that are multiplied in hardware.
     pub cooperative_matrix: Vec<CooperativeMatrix>,
+    /// Whether products of many rows round what they multiply to f16, as matrix units demand: see [`crate::Op::tolerance`].
+    pub half_products: bool,
     /// Whether time stamps can be taken on the device.
     pub timestamps: bool,
 }

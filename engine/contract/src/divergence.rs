@@ -5,7 +5,7 @@ use crate::dtype::DType;
 use crate::op::Op;
 use crate::recording::Recording;
 use crate::tensor::Tensor;
-use crate::tolerance::Excess;
+use crate::tolerance::{Excess, Tolerance};
 
 /// One side of a comparison: a backend, and a recording that names its buffers.
 #[derive(Clone, Copy)]
@@ -91,7 +91,8 @@ pub fn first_divergence(
         {
             let expected = read(reference.backend, written.tensor)?;
             let found = read(subject.backend, other.tensor)?;
-            let worst = worst(a, written.tensor, &expected, &found);
+            let bound = a.tolerance(subject.backend.caps());
+            let worst = worst(bound, written.tensor, &expected, &found);
             let exceeded = worst.is_some_and(|worst| worst.share > 1.0);
             agreements.push(Agreement {
                 index,
@@ -141,9 +142,9 @@ fn read(backend: &dyn Backend, tensor: Tensor) -> Result<Vec<u8>, BackendError> 
     Ok(bytes)
 }
 
-fn worst(op: &Op, tensor: Tensor, expected: &[u8], found: &[u8]) -> Option<Excess> {
+fn worst(bound: Tolerance, tensor: Tensor, expected: &[u8], found: &[u8]) -> Option<Excess> {
     let (left, right) = (floats(tensor, expected), floats(tensor, found));
-    let mut worst = op.tolerance().worst(&left, &right, tensor.cols as usize)?;
+    let mut worst = bound.worst(&left, &right, tensor.cols as usize)?;
     if tensor.dtype == DType::U32 {
         // As floats, large integers that differ may look alike.
         let pitch = tensor.row_bytes() as usize;

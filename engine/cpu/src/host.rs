@@ -19,6 +19,7 @@ pub(crate) fn caps(threads: usize) -> Caps {
         workgroup_threads: 1,
         workgroups_per_axis: u32::MAX,
         cooperative_matrix: Vec::new(),
+        half_products: false,
         timestamps: false,
     }
 }

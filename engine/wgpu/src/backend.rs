@@ -9,7 +9,7 @@ use longwave_contract::{
 
 use crate::device::{self, Gpu};
 use crate::fault::{bad_handle, internal};
-use crate::launch::Force;
+use crate::launch::{Force, cooperative};
 use crate::memory::{Account, Buffers};
 use crate::pipeline::Pipelines;
 use crate::plan::{Plan, Scratch, Workshop};
@@ -59,11 +59,12 @@ impl WgpuBackend {
     /// # Errors
     /// [`BackendError::NoDevice`], which lists what there is, when none fits or the driver does not open it.
     pub fn open(options: &WgpuOptions) -> Result<Self, BackendError> {
-        let (gpu, caps) = device::open(
+        let (gpu, mut caps) = device::open(
             options.device.as_deref(),
             options.allow_software,
             options.slab_limit,
         )?;
+        caps.half_products = cooperative(&caps, options.force);
         Ok(WgpuBackend {
             gpu,
             caps,

@@ -168,6 +168,7 @@ pub(crate) fn open(
     let matrices = cooperative_matrices(&adapter);
     let mut wished = wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP
+        | wgpu::Features::SUBGROUP_BARRIER
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
     let mut experimental = wgpu::ExperimentalFeatures::disabled();
@@ -240,11 +241,13 @@ fn caps(
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         workgroup_threads: limits.max_compute_invocations_per_workgroup,
         workgroups_per_axis: limits.max_compute_workgroups_per_dimension,
-        cooperative_matrix: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
-        {
+        cooperative_matrix: match features.contains(
+            wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP_BARRIER,
+        ) {
             true => matrices,
             false => Vec::new(),
         },
+        half_products: false,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     }
 }

@@ -12,7 +12,7 @@ use longwave_shaders::{Binding, BindingKind, Kernel};
 use crate::BACKEND;
 use crate::device::Gpu;
 use crate::fault::{internal, refusal};
-use crate::launch::Dispatch;
+use crate::launch::{Dispatch, Force, cooperative};
 
 /// Threads that compile at the same time, at most.
 const COMPILERS: usize = 8;
@@ -121,6 +121,10 @@ fn fits(
             "subgroup operations",
         ),
         (kernel.needs.f16 && !caps.f16, "16-bit floats"),
+        (
+            kernel.needs.cooperative && !cooperative(caps, Force::default()),
+            "matrix units",
+        ),
         (
             kernel.shared_bytes > caps.workgroup_memory,
             "as much workgroup memory",

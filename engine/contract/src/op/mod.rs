@@ -37,6 +37,7 @@ pub use rope::Rope;
 pub use select::{Select, Selected};
 pub use unpack::Unpack;
 
+use crate::caps::Caps;
 use crate::check::CheckError;
 use crate::tensor::Tensor;
 use crate::tolerance::Tolerance;
@@ -142,8 +143,8 @@ macro_rules! ops {
                 }
             }
 
-            /// How far another backend's result may be from the reference's.
-            pub const fn tolerance(&self) -> Tolerance {
+            /// How far the result of a backend that sums in f32 may be from the reference's.
+            const fn full_tolerance(&self) -> Tolerance {
                 match self {
                     $(Op::$variant(_) => $variant::TOLERANCE,)*
                 }
@@ -168,6 +169,27 @@ ops!(
     GateUpSilu,
     NormLinear
 );
+
+impl Op {
+    /// How far a backend's result may be from the reference's. Where its products round their inputs to f16 ([`Caps::half_products`]), each
+    /// input is off by up to 2^-11 of itself; errors of many terms cancel in part, and the largest output of a row is several times the
+    /// typical one, so that about 2^-12 of it is seen, and four times that is allowed.
+    pub const fn tolerance(&self, caps: &Caps) -> Tolerance {
+        let mut tolerance = self.full_tolerance();
+        if caps.half_products {
+            tolerance.relative += match self {
+                Op::Linear(_) | Op::LinearAdd(_) | Op::NormLinear(_) | Op::QkvRopeAppend(_) => HALF,
+                // The product of two such sums; scores and weights of attention.
+                Op::GateUpSilu(_) | Op::Attend(_) => 2.0 * HALF,
+                _ => 0.0,
+            };
+        }
+        tolerance
+    }
+}
+
+/// What rounding the inputs of a product to f16 adds to its tolerance.
+const HALF: f32 = 1.0 / 1024.0;
 
 /// Sums of products in f32 against the reference's f64: a few hundred roundings of 2^-24 each, in any order.
 const MATMUL_TOLERANCE: Tolerance = Tolerance {

@@ -22,11 +22,17 @@ const SPLIT_LEAST: u32 = 256;
 const WORK_LIMIT: u64 = 10_000_000_000;
 /// Workgroups that keep a large device busy.
 const BUSY: u32 = 1024;
+/// Queries of a workgroup for matrix units.
+const QUERIES: u32 = 64;
+/// Workgroups for matrix units that keep a large device busy: two on each of its processors.
+const COOPERATIVE_BUSY: u32 = 192;
+/// Multiply-adds of one dispatch for matrix units at most.
+const COOPERATIVE_WORK: u64 = 1_000_000_000_000;
 
 /// How rows and views are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cut {
-    /// Rows of a workgroup: 1 or [`TILE_ROWS`].
+    /// Rows of a workgroup: 1 or [`TILE_ROWS`]; all of the op's for matrix units.
     rows: u32,
     /// Tokens of a split.
     tokens: u32,
@@ -49,13 +55,22 @@ fn select(
     };
     let fits = TILE_ROWS.saturating_mul(head_dim) <= TILE_LIMIT;
     let tile = if wants_tile && fits { TILE_ROWS } else { 1 };
-    let groups = rows.div_ceil(tile).saturating_mul(groups).max(1);
+    split(
+        rows.div_ceil(tile).saturating_mul(groups),
+        BUSY,
+        tile,
+        longest,
+    )
+}
+
+/// Cuts the longest view so that about `busy` workgroups run, of which each split has `groups`.
+fn split(groups: u32, busy: u32, rows: u32, longest: u32) -> Cut {
     let most = longest.div_ceil(SPLIT_LEAST).max(1);
-    let wanted = BUSY.div_ceil(groups).clamp(1, most);
+    let wanted = busy.div_ceil(groups.max(1)).clamp(1, most);
     let tokens = longest.div_ceil(wanted).max(1);
     let tokens = tokens.div_ceil(STEP).saturating_mul(STEP);
     Cut {
-        rows: tile,
+        rows,
         tokens,
         splits: longest.div_ceil(tokens).max(1),
     }
@@ -73,6 +88,11 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
     let group = heads / kv_heads;
     let blocks = group.div_ceil(BLOCK);
     let windows = context.windows(op.kv);
+    if let [window] = windows.as_slice()
+        && takes_matrix_units(op, context)
+    {
+        return cooperative(op, window.bound, context);
+    }
     let cut = select(
         rows,
         head_dim,
@@ -142,9 +162,102 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
             });
         }
     }
-    if single {
-        return Ok(dispatches);
+    if !single {
+        dispatches.push(merge(op, cut, sums, stats, out)?);
     }
+    Ok(dispatches)
+}
+
+/// Whether an op is one for matrix units: a chunk's rows, heads of a size that there is a kernel for, and a cache in one piece.
+fn takes_matrix_units(op: &Attend, context: &Context<'_>) -> bool {
+    let chunk = match context.force.attend {
+        Some(forced) => forced == AttendKernel::Cooperative,
+        None => op.q.rows >= CHUNK,
+    };
+    chunk && context.cooperative() && matches!(op.shape.head_dim, 64 | 128)
+}
+
+/// The dispatches by matrix units.
+fn cooperative(
+    op: &Attend,
+    kv: Bound,
+    context: &Context<'_>,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let name = Attend::NAME;
+    let (rows, head_dim) = (op.q.rows, op.shape.head_dim);
+    let (heads, kv_heads) = (op.heads(), op.shape.kv_heads);
+    let group = heads / kv_heads;
+    let tiles = |rows: u32| rows.saturating_mul(group).div_ceil(QUERIES);
+    let groups = tiles(rows).saturating_mul(kv_heads);
+    let cut = split(groups, COOPERATIVE_BUSY, rows, op.longest);
+    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
+    let stats = context.scratch(name, 1, places * 8)?;
+    let out = context.whole(name, "out", op.out)?;
+    let single = cut.splits == 1;
+    let sums = if single {
+        out
+    } else {
+        context.scratch(name, 0, places * u64::from(head_dim) * 4)?
+    };
+    let kernel = kernel("attend_coop", &[&format!("head_{head_dim}")])?;
+    let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
+    let at_once = (COOPERATIVE_WORK / a_row.max(1)).clamp(1, u64::from(rows)) as u32;
+    let at_once = at_once.next_multiple_of(QUERIES);
+    let mut dispatches = Vec::new();
+    for first_row in (0..rows).step_by(at_once as usize) {
+        let now = at_once.min(rows - first_row);
+        let grid = [cut.splits, kv_heads, tiles(now)];
+        if grid
+            .iter()
+            .any(|&groups| groups > context.caps.workgroups_per_axis)
+        {
+            return Err(unsupported(name, format!("a grid of {grid:?} workgroups")));
+        }
+        let values = [
+            ("rows", rows.into()),
+            ("first_query", (first_row * group).into()),
+            ("heads", heads.into()),
+            ("group", group.into()),
+            ("split_tokens", cut.tokens.into()),
+            ("splits", cut.splits.into()),
+            ("kv_pitch", ((op.shape.raw_bytes() / 8) as u32).into()),
+            ("values", (op.shape.width() / 4).into()),
+            ("finish", u32::from(single).into()),
+            ("scale", op.scale.into()),
+        ];
+        dispatches.push(Dispatch {
+            kernel,
+            overrides: Vec::new(),
+            params: params(kernel, &values)?,
+            bindings: vec![
+                ("q", context.whole(name, "q", op.q)?),
+                ("kv", kv),
+                ("rows", Bound::Tensor(op.rows)),
+                ("count", Bound::Tensor(op.count)),
+                ("views", Bound::Tensor(op.views)),
+                ("entries", context.whole(name, "entries", op.entries)?),
+                ("sums", sums),
+                ("stats", stats),
+            ],
+            grid,
+            work: u64::from(now) * a_row,
+        });
+    }
+    if !single {
+        dispatches.push(merge(op, cut, sums, stats, out)?);
+    }
+    Ok(dispatches)
+}
+
+/// The dispatch that makes one result of all splits.
+fn merge(
+    op: &Attend,
+    cut: Cut,
+    sums: Bound,
+    stats: Bound,
+    out: Bound,
+) -> Result<Dispatch, BackendError> {
+    let (rows, heads, head_dim) = (op.q.rows, op.heads(), op.shape.head_dim);
     let merge = kernel("attend_merge", &[])?;
     let values = [
         ("rows", rows.into()),
@@ -153,7 +266,8 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         ("split_tokens", cut.tokens.into()),
         ("splits", cut.splits.into()),
     ];
-    dispatches.push(Dispatch {
+    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
+    Ok(Dispatch {
         kernel: merge,
         overrides: Vec::new(),
         params: params(merge, &values)?,
@@ -167,8 +281,7 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         ],
         grid: [heads, rows, 1],
         work: places * u64::from(head_dim),
-    });
-    Ok(dispatches)
+    })
 }
 
 #[cfg(test)]

@@ -12,8 +12,12 @@ const TEAM_OUTPUTS: u32 = 4;
 const ROW_THREADS: u32 = 64;
 /// Rows and outputs of a workgroup of the tile kernel.
 const TILE: u32 = 64;
-/// Columns that the tile kernel takes in a step.
+/// Columns that the tile kernels take in a step.
 const STEP: u32 = 32;
+/// Rows and outputs of a workgroup of the cooperative kernel, where there are enough of them.
+const LARGE_TILE: u32 = 128;
+/// Large tiles that keep a large device busy.
+const BUSY: u64 = 96;
 
 /// One product of an op. Input and output rows are f32 and padded to 16 bytes, as all tensors are.
 pub(super) struct Matmul {
@@ -38,11 +42,27 @@ pub(super) struct Matmul {
 /// The kernel for `rows` rows. The row kernel wastes nothing on few rows, but reads the weights once for every eight. A software device
 /// has no fast workgroup memory and pays dearly for each barrier, of which the tile kernel has two in every step: on llvmpipe with two
 /// cores it takes 1.3 to 1.7 times as long for 64 rows.
-fn select(rows: u32, kind: DeviceKind, forced: Option<MatmulKernel>) -> MatmulKernel {
+fn select(
+    rows: u32,
+    kind: DeviceKind,
+    cooperative: bool,
+    forced: Option<MatmulKernel>,
+) -> MatmulKernel {
     match forced {
         Some(forced) => forced,
         None if rows <= ROWS || kind == DeviceKind::Software => MatmulKernel::Row,
+        None if cooperative => MatmulKernel::Cooperative,
         None => MatmulKernel::Tile,
+    }
+}
+
+/// Rows and outputs of a workgroup of the cooperative kernel: a larger tile reads less for each product, a smaller one leaves fewer
+/// processors idle.
+fn cooperative_tile(rows: u32, outputs: u32) -> u32 {
+    let tiles = u64::from(rows.div_ceil(LARGE_TILE)) * u64::from(outputs.div_ceil(LARGE_TILE));
+    match rows > TILE && tiles >= BUSY {
+        true => LARGE_TILE,
+        false => TILE,
     }
 }
 
@@ -60,11 +80,24 @@ pub(super) fn launch(
         return Err(unsupported(matmul.op, why));
     }
     let variant = format!("weight_{}", weight.dtype.name());
-    let chosen = select(matmul.rows, context.caps.kind, context.force.matmul);
+    let chosen = select(
+        matmul.rows,
+        context.caps.kind,
+        context.cooperative(),
+        context.force.matmul,
+    );
     let (team, teams) = context.team(ROW_THREADS);
+    let tile = match chosen {
+        MatmulKernel::Cooperative => cooperative_tile(matmul.rows, weight.rows),
+        _ => TILE,
+    };
     let kernel = match chosen {
         MatmulKernel::Row => kernel("matmul_row", &[&variant, team])?,
         MatmulKernel::Tile => kernel("matmul_tile", &[&variant])?,
+        MatmulKernel::Cooperative => {
+            let half = format!("half_{}", weight.dtype.name());
+            kernel("matmul_coop", &[&half, &format!("coop_tile_{tile}")])?
+        }
     };
     let format = weight.dtype.row_format(weight.cols);
     let bias = match matmul.bias {
@@ -79,7 +112,9 @@ pub(super) fn launch(
                 let [x, y, _] = context.grid(matmul.op, u64::from(groups))?;
                 [x, y, matmul.rows.div_ceil(ROWS)]
             }
-            MatmulKernel::Tile => [matmul.rows.div_ceil(TILE), window.rows.div_ceil(TILE), 1],
+            MatmulKernel::Tile | MatmulKernel::Cooperative => {
+                [matmul.rows.div_ceil(tile), window.rows.div_ceil(tile), 1]
+            }
         };
         if grid
             .iter()
@@ -110,7 +145,9 @@ pub(super) fn launch(
                 let rows = matmul.rows.next_power_of_two().min(ROWS);
                 overrides.push(("ROWS", f64::from(rows)));
             }
-            MatmulKernel::Tile => values.push(("steps", (weight.cols / STEP).into())),
+            MatmulKernel::Tile | MatmulKernel::Cooperative => {
+                values.push(("steps", (weight.cols / STEP).into()));
+            }
         }
         dispatches.push(Dispatch {
             kernel,
@@ -135,15 +172,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_rows_take_the_row_kernel_and_many_the_tile_kernel() {
+    fn few_rows_take_the_row_kernel_and_many_a_tile_kernel() {
         let (gpu, software) = (DeviceKind::Discrete, DeviceKind::Software);
-        assert_eq!(select(1, gpu, None), MatmulKernel::Row);
-        assert_eq!(select(8, gpu, None), MatmulKernel::Row);
-        assert_eq!(select(9, gpu, None), MatmulKernel::Tile);
-        assert_eq!(select(9, software, None), MatmulKernel::Row);
+        assert_eq!(select(1, gpu, true, None), MatmulKernel::Row);
+        assert_eq!(select(8, gpu, false, None), MatmulKernel::Row);
+        assert_eq!(select(9, gpu, false, None), MatmulKernel::Tile);
+        assert_eq!(select(9, gpu, true, None), MatmulKernel::Cooperative);
+        assert_eq!(select(9, software, false, None), MatmulKernel::Row);
         for forced in [MatmulKernel::Row, MatmulKernel::Tile] {
-            assert_eq!(select(3, gpu, Some(forced)), forced);
-            assert_eq!(select(100, software, Some(forced)), forced);
+            assert_eq!(select(3, gpu, true, Some(forced)), forced);
+            assert_eq!(select(100, software, false, Some(forced)), forced);
         }
+    }
+
+    #[test]
+    fn large_tiles_are_for_products_that_fill_a_device() {
+        assert_eq!(cooperative_tile(512, 4096), 128);
+        assert_eq!(cooperative_tile(512, 1024), 64);
+        assert_eq!(cooperative_tile(64, 128_256), 64);
     }
 }

@@ -24,7 +24,7 @@ mod rope;
 mod select;
 mod unpack;
 
-use longwave_contract::{BackendError, Caps, Op, Slabs, Tensor};
+use longwave_contract::{BackendError, Caps, CooperativeMatrix, Op, Slabs, Tensor};
 use longwave_shaders::Kernel;
 
 /// The name of the backend in errors.
@@ -70,6 +70,8 @@ pub enum MatmulKernel {
     Row,
     /// Tiles of 64 rows and 64 outputs.
     Tile,
+    /// Tiles of 128 or 64 rows and outputs, multiplied by matrix units.
+    Cooperative,
 }
 
 /// Which kernel attention takes.
@@ -79,13 +81,17 @@ pub enum AttendKernel {
     Split,
     /// Four rows at a time where their heads fit, which share the reads of a view.
     Tile,
+    /// 64 queries at a time, multiplied by matrix units.
+    Cooperative,
 }
 
 /// Variants that a test asks for; what is left out is chosen from shapes and capabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Force {
-    /// Use no subgroup operations even where the device has them.
+    /// Use no subgroup operations even where the device has them, and no matrix units.
     pub no_subgroup: bool,
+    /// Use no matrix units even where the device has them, so that products take their inputs as they are.
+    pub no_cooperative: bool,
     /// The kernel of every matrix product that it can serve.
     pub matmul: Option<MatmulKernel>,
     /// The kernel of every attention.
@@ -125,7 +131,27 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
     }
 }
 
+/// Whether kernels for matrix units run on a device: they multiply 16 by 16 numbers of f16 into f32, by subgroups of exactly 32 threads.
+pub(crate) fn cooperative(caps: &Caps, force: Force) -> bool {
+    let usable = CooperativeMatrix {
+        m: 16,
+        n: 16,
+        k: 16,
+        f32_accumulator: true,
+    };
+    !force.no_subgroup
+        && !force.no_cooperative
+        && caps.f16
+        && caps.subgroup == Some((32, 32))
+        && caps.cooperative_matrix.contains(&usable)
+}
+
 impl Context<'_> {
+    /// Whether kernels for matrix units may be chosen.
+    fn cooperative(&self) -> bool {
+        cooperative(self.caps, self.force)
+    }
+
     /// The variant of the reductions that the device and the test allow.
     fn reduce(&self) -> &'static str {
         match self.caps.subgroup {

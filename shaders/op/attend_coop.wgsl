@@ -1,0 +1,284 @@
+// What: attention of 64 queries that share a key head, over one split of their views, by matrix units: weighted sum, maximum, sum of weights.
+// Contract: engine/contract/src/op/attend.rs
+// Grid: x = splits, y = key heads, z = rows * group / 64; four subgroups of 32 threads, each with 16 queries; 64 tokens at a time.
+// Shared: 17 KiB for keys and then values, 18 KiB for scores, 9 KiB for weights, 512 bytes for slots.
+// Numerics: queries and weights are rounded to f16; sums in f32. Weights refer to a number that follows the largest score in steps of 2^10.
+
+enable f16;
+enable wgpu_cooperative_matrix;
+
+const WORKGROUP: u32 = 128u;
+//:variant head = part/head_64 | part/head_128
+//:import part/layout
+
+struct Params {
+    rows: u32,
+    // The first query of this dispatch: of each row, those of a key head follow each other.
+    first_query: u32,
+    heads: u32,
+    // Query heads of a key head.
+    group: u32,
+    // Tokens of a split, and splits.
+    split_tokens: u32,
+    splits: u32,
+    // The vec4s of a slot, and of its keys.
+    kv_pitch: u32,
+    values: u32,
+    // Whether the sum is divided by the weights here, because there is one split only.
+    finish: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> kv: array<vec4<f16>>;
+@group(0) @binding(3) var<storage, read> rows: array<RowDesc>;
+@group(0) @binding(4) var<storage, read> count: array<u32>;
+@group(0) @binding(5) var<storage, read> views: array<ViewDesc>;
+@group(0) @binding(6) var<storage, read> entries: array<u32>;
+// [row][head][split][head_dim], and [row][head][split] as maximum and sum of weights.
+@group(0) @binding(7) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> stats: array<vec2<f32>>;
+
+const QUERIES: u32 = 64u;
+const TOKENS: u32 = 64u;
+// vec4s of a row of each tile: those that it holds, and two more that spread a column over the banks of workgroup memory.
+const QUADS: u32 = DIM / 4u;
+const PITCH: u32 = QUADS + 2u;
+const SCORE_PITCH: u32 = TOKENS / 4u + 2u;
+var<workgroup> tile: array<vec4<f16>, TOKENS * PITCH>;
+var<workgroup> scores: array<vec4<f32>, QUERIES * SCORE_PITCH>;
+var<workgroup> weights: array<vec4<f16>, QUERIES * SCORE_PITCH>;
+var<workgroup> slots: array<u32, 2u * TOKENS>;
+
+// Stands for 'no score', in units of log2.
+const MASKED: f32 = -1.0e30;
+const LOG2_E: f32 = 1.4426950408889634;
+// How far a score may exceed the reference before that follows: weights stay below 2^10, which f16 holds.
+const SLACK: f32 = 10.0;
+
+// The end of what a row sees of a split, where the row reads this view; otherwise 0.
+fn row_limit(row: u32, view: u32, split: u32) -> u32 {
+    if row >= min(count[0], params.rows) || rows[row].view != view {
+        return 0u;
+    }
+    let visible = view_visible(views[view], rows[row].position);
+    return select(min((split + 1u) * params.split_tokens, visible), visible, split + 1u == params.splits);
+}
+
+// The slot of a token of a view.
+fn view_slot(view: ViewDesc, token: u32) -> u32 {
+    return entry_index(entries[view.first + token / view.run]) * view.run + token % view.run;
+}
+
+@compute @workgroup_size(128)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_invocation_id) within: u32,
+) {
+    let first_query = params.first_query + QUERIES * workgroup.z;
+    let first_row = first_query / params.group;
+    let count_rows = min(count[0], params.rows);
+    // All of a workgroup leave together.
+    if first_row >= count_rows {
+        return;
+    }
+    let last_row = min((first_query + QUERIES - 1u) / params.group, count_rows - 1u);
+    let split = workgroup.x;
+    let kv_head = workgroup.y;
+
+    // What a thread brings in: one quad of every `STRIDE`th row of a tile.
+    let quad = thread % QUADS;
+    let tile_row = thread / QUADS;
+    let tile_place = tile_row * PITCH + quad;
+    let key_quad = kv_head * QUADS + quad;
+    let value_quad = params.values + key_quad;
+
+    // Queries as factors, through the tile.
+    //:repeat i = 0..TILE_QUADS
+    {
+        let query = first_query + tile_row + $(i)u * (WORKGROUP / QUADS);
+        let row = min(query / params.group, count_rows - 1u);
+        let head = kv_head * params.group + query % params.group;
+        let element = q[(row * params.heads + head) * QUADS + quad] * (params.scale * LOG2_E);
+        tile[tile_place + $(i)u * (WORKGROUP / QUADS) * PITCH] = vec4<f16>(clamp(element, vec4<f32>(-65504.0), vec4<f32>(65504.0)));
+    }
+    //:end
+    workgroupBarrier();
+    let own = 16u * subgroup;
+    //:repeat h = 0..HALVES
+    //:repeat d = 0..4
+    let query$(h)_$(d) = coopLoadT<coop_mat16x16<f16, A>>(&tile[own * PITCH + 16u * $(h)u + 4u * $(d)u], PITCH);
+    var sum$(h)_$(d) = coop_mat16x16<f32, C>();
+    //:end
+    //:end
+    workgroupBarrier();
+
+    // Two threads share a query in the softmax, and take its quads of scores in turn.
+    let pair = within % 2u;
+    let my_query = first_query + own + within / 2u;
+    let my_row = my_query / params.group;
+    let my_scores = (own + within / 2u) * SCORE_PITCH + pair;
+    let score_pitch = SCORE_PITCH;
+    var reference = MASKED;
+    var weight_sum = 0.0;
+
+    // Rows of a chunk read one view and are taken together; each further view among the rows takes another turn.
+    for (var leader = first_row; leader <= last_row; leader++) {
+        let view_index = rows[leader].view;
+        var is_new = true;
+        for (var earlier = first_row; earlier < leader; earlier++) {
+            is_new = is_new && rows[earlier].view != view_index;
+        }
+        let view = views[view_index];
+        var end = 0u;
+        for (var row = leader; row <= last_row; row++) {
+            end = max(end, select(0u, row_limit(row, view_index, split), is_new));
+        }
+        let limit = select(0u, row_limit(my_row, view_index, split), is_new);
+        let start = split * params.split_tokens;
+        var parity = 0u;
+        var slot_ahead = 0u;
+        //:repeat i = 0..TILE_QUADS
+        var next$(i) = vec4<f16>();
+        //:end
+        if start < end {
+            if thread < TOKENS {
+                slots[thread] = view_slot(view, min(start + thread, end - 1u));
+                slot_ahead = view_slot(view, min(start + TOKENS + thread, end - 1u));
+            }
+            workgroupBarrier();
+            //:repeat i = 0..TILE_QUADS
+            next$(i) = kv[slots[tile_row + $(i)u * (WORKGROUP / QUADS)] * params.kv_pitch + key_quad];
+            //:end
+        }
+        for (var at = start; at < end; at += TOKENS) {
+            //:repeat i = 0..TILE_QUADS
+            tile[tile_place + $(i)u * (WORKGROUP / QUADS) * PITCH] = next$(i);
+            //:end
+            if thread < TOKENS {
+                slots[(1u - parity) * TOKENS + thread] = slot_ahead;
+            }
+            workgroupBarrier();
+            // Values are fetched while keys are multiplied, and the next keys while values are.
+            //:repeat i = 0..TILE_QUADS
+            next$(i) = kv[slots[parity * TOKENS + tile_row + $(i)u * (WORKGROUP / QUADS)] * params.kv_pitch + value_quad];
+            //:end
+            //:repeat t = 0..4
+            {
+                var score = coop_mat16x16<f32, C>();
+                //:repeat h = 0..HALVES
+                //:repeat d = 0..4
+                {
+                    let keys = coopLoad<coop_mat16x16<f16, B>>(&tile[16u * $(t)u * PITCH + 16u * $(h)u + 4u * $(d)u], PITCH);
+                    score = coopMultiplyAdd(query$(h)_$(d), keys, score);
+                }
+                //:end
+                //:end
+                // naga 30 takes only names here.
+                let corner = &scores[own * SCORE_PITCH + 4u * $(t)u];
+                let product = score;
+                coopStoreT(product, corner, score_pitch);
+            }
+            //:end
+            subgroupBarrier();
+            var largest = MASKED;
+            //:repeat i = 0..8
+            let token$(i) = vec4<u32>(at + 4u * (2u * $(i)u + pair)) + vec4<u32>(0u, 1u, 2u, 3u);
+            let score$(i) = select(vec4<f32>(MASKED), scores[my_scores + 2u * $(i)u], token$(i) < vec4<u32>(limit));
+            largest = max(largest, max(max(score$(i).x, score$(i).y), max(score$(i).z, score$(i).w)));
+            //:end
+            largest = max(largest, subgroupShuffleXor(largest, 1u));
+            let follows = largest > reference + SLACK;
+            let fresh = select(reference, largest, follows);
+            let keep = exp2(reference - fresh);
+            reference = fresh;
+            weight_sum *= keep;
+            //:repeat i = 0..8
+            {
+                let weight = select(vec4<f32>(), exp2(score$(i) - reference), token$(i) < vec4<u32>(limit));
+                weight_sum += dot(weight, vec4<f32>(1.0));
+                weights[my_scores + 2u * $(i)u] = vec4<f16>(weight);
+            }
+            //:end
+            // Rare: the sums pass through the scores' place, where they can be multiplied. A loop, since naga takes no `if` around matrices.
+            var rescale = subgroupAny(follows);
+            loop {
+                if !rescale {
+                    break;
+                }
+                rescale = false;
+                //:repeat h = 0..HALVES
+                subgroupBarrier();
+                //:repeat d = 0..4
+                {
+                    let corner = &scores[own * SCORE_PITCH + 4u * $(d)u];
+                    let product = sum$(h)_$(d);
+                    coopStoreT(product, corner, score_pitch);
+                }
+                //:end
+                subgroupBarrier();
+                //:repeat i = 0..8
+                scores[my_scores + 2u * $(i)u] *= keep;
+                //:end
+                subgroupBarrier();
+                //:repeat d = 0..4
+                sum$(h)_$(d) = coopLoadT<coop_mat16x16<f32, C>>(&scores[own * SCORE_PITCH + 4u * $(d)u], SCORE_PITCH);
+                //:end
+                //:end
+            }
+            workgroupBarrier();
+            //:repeat i = 0..TILE_QUADS
+            tile[tile_place + $(i)u * (WORKGROUP / QUADS) * PITCH] = next$(i);
+            //:end
+            parity = 1u - parity;
+            workgroupBarrier();
+            //:repeat i = 0..TILE_QUADS
+            next$(i) = kv[slots[parity * TOKENS + tile_row + $(i)u * (WORKGROUP / QUADS)] * params.kv_pitch + key_quad];
+            //:end
+            if thread < TOKENS {
+                slot_ahead = view_slot(view, min(at + 2u * TOKENS + thread, end - 1u));
+            }
+            //:repeat t = 0..4
+            {
+                let weight = coopLoadT<coop_mat16x16<f16, A>>(&weights[own * SCORE_PITCH + 4u * $(t)u], SCORE_PITCH);
+                //:repeat h = 0..HALVES
+                //:repeat d = 0..4
+                {
+                    let values = coopLoadT<coop_mat16x16<f16, B>>(&tile[16u * $(t)u * PITCH + 16u * $(h)u + 4u * $(d)u], PITCH);
+                    sum$(h)_$(d) = coopMultiplyAdd(weight, values, sum$(h)_$(d));
+                }
+                //:end
+                //:end
+            }
+            //:end
+            workgroupBarrier();
+        }
+    }
+
+    let total = weight_sum + subgroupShuffleXor(weight_sum, 1u);
+    let factor = select(1.0, 1.0 / max(total, 1.0e-30), params.finish != 0u);
+    let head = kv_head * params.group + my_query % params.group;
+    let place = (my_row * params.heads + head) * params.splits + split;
+    //:repeat h = 0..HALVES
+    subgroupBarrier();
+    //:repeat d = 0..4
+    {
+        let corner = &scores[own * SCORE_PITCH + 4u * $(d)u];
+        let product = sum$(h)_$(d);
+        coopStoreT(product, corner, score_pitch);
+    }
+    //:end
+    subgroupBarrier();
+    if my_row < count_rows {
+        //:repeat i = 0..8
+        sums[place * QUADS + 16u * $(h)u + 2u * $(i)u + pair] = scores[my_scores + 2u * $(i)u] * factor;
+        //:end
+    }
+    //:end
+    if my_row < count_rows && pair == 0u && params.finish == 0u {
+        stats[place] = vec2<f32>(reference / LOG2_E, total);
+    }
+}
