@@ -25,6 +25,8 @@ use crate::work::{Work, prompt_flops};
 pub struct Site {
     pub backend: Arc<dyn Backend>,
     pub model: Arc<Model>,
+    /// How its engines are set up.
+    pub options: EngineOptions,
     pub ceiling: Ceiling,
     /// Bytes of all stations' buffers.
     all: Arc<AtomicU64>,
@@ -38,7 +40,7 @@ impl Site {
     pub fn new(
         backend: Arc<dyn Backend>,
         subject: &Subject,
-        (options, kvs): (&EngineOptions, &[KvPolicy]),
+        (options, kvs): (EngineOptions, &[KvPolicy]),
         notes: &Notes,
     ) -> Result<Self> {
         notes.note(format_args!(
@@ -59,6 +61,7 @@ impl Site {
         Ok(Site {
             backend,
             model,
+            options,
             ceiling,
             all: Arc::default(),
         })
@@ -105,13 +108,12 @@ impl Station {
         (index, site): (usize, &Site),
         policies: &mut Policies<'_>,
         kv: &KvPolicy,
-        options: &EngineOptions,
     ) -> Result<Self> {
         let policy = policies.policy(kv)?;
         let meter = Arc::new(Meter::new(&site.backend, &site.all));
         let options = EngineOptions {
             cache_permille: kv.permille(),
-            ..options.clone()
+            ..site.options.clone()
         };
         let tokens = calibrate::draw(options.context as usize, site.model.config().vocabulary);
         let backend: Arc<dyn Backend> = Arc::clone(&meter) as _;

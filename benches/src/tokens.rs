@@ -42,21 +42,23 @@ impl TokenArguments {
             kv.check(layers)?;
         }
         let context = longest.next_multiple_of(PAGE).min(subject.config().context);
-        let options = EngineOptions {
-            chunk: self.chunk.min(context),
-            ..EngineOptions::single(context)
-        };
         let mut sites = Vec::new();
         for choice in &choices {
             let backend = choice.open(notes)?;
-            sites.push(Site::new(backend, &subject, (&options, &self.kv), notes)?);
+            let chunk = self.chunk;
+            let chunk = chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps()));
+            let options = EngineOptions {
+                chunk: chunk.min(context),
+                ..EngineOptions::single(context)
+            };
+            sites.push(Site::new(backend, &subject, (options, &self.kv), notes)?);
         }
         let mut stations = Vec::new();
         for (index, site) in sites.iter().enumerate() {
             let ground = subject.ground(&self.text);
             let mut policies = Policies::new(&site.backend, &site.model, ground, notes);
             for kv in &self.kv {
-                stations.push(Station::new((index, site), &mut policies, kv, &options)?);
+                stations.push(Station::new((index, site), &mut policies, kv)?);
             }
         }
         let mut printer = Printer::new(self.output);
@@ -119,7 +121,7 @@ impl TokenArguments {
                 device: caps.device.clone(),
                 driver: caps.driver.clone(),
                 kv: station.kv.to_string(),
-                chunk: self.chunk,
+                chunk: site.options.chunk,
                 test: test.to_string(),
                 n_prompt: count(!test.generates),
                 n_gen: count(test.generates),

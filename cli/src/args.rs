@@ -79,9 +79,9 @@ pub struct EngineArguments {
     /// Tokens that prompt and answer may have together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Tokens of a prompt that are taken in at a time
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub chunk: u32,
+    /// Tokens of a prompt that are taken in at a time; 512 or 2,048 by the device unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunk: Option<u32>,
     /// What the cache keeps and attention reads: dense, q8, q4, omnikv or deltakv, with settings after a colon
     /// (keep=N|all,sink=N,recent=N,full=A+B+...; for deltakv also codec=FILE and full_kv=f16|q8|q4|codec)
     #[arg(long, default_value_t, value_name = "POLICY")]

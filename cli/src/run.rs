@@ -92,17 +92,13 @@ impl RunArguments {
             self.engine.context,
             opened.source.config().context,
         )?;
+        let backend = choice.open(notes)?;
+        let chunk = self.engine.chunk;
         let options = EngineOptions {
-            chunk: self.engine.chunk,
+            chunk: chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps())),
             ..EngineOptions::single(context)
         };
-        let engine = opened.engine(
-            &choice.open(notes)?,
-            &self.engine.kv,
-            &self.engine.text,
-            options,
-            notes,
-        )?;
+        let engine = opened.engine(&backend, &self.engine.kv, &self.engine.text, options, notes)?;
         let mut session = Session::new(engine, tokenizer);
         let seed = sampling.seed;
         let options = GenerateOptions {

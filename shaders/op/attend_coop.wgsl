@@ -1,13 +1,13 @@
 // What: attention of 64 queries that share a key head, over one split of their views, by matrix units: weighted sum, maximum, sum of weights.
 // Contract: engine/contract/src/op/attend.rs
-// Grid: x = splits, y = key heads, z = rows * group / 64; four subgroups of 32 threads, each with 16 queries; 64 tokens at a time.
-// Shared: 17 KiB for keys and then values, 18 KiB for scores, 9 KiB for weights, 512 bytes for slots.
+// Grid: x = splits, y = key heads, z = rows * group / 64; 64 tokens at a time. Two of eight subgroups of 32 threads share 16 queries.
+// Shared: 17 KiB for keys and then values, 20 KiB for scores, 9 KiB for weights, 1 KiB for maxima and slots.
 // Numerics: queries and weights are rounded to f16; sums in f32. Weights refer to a number that follows the largest score in steps of 2^10.
 
 enable f16;
 enable wgpu_cooperative_matrix;
 
-const WORKGROUP: u32 = 128u;
+const WORKGROUP: u32 = 256u;
 //:variant head = part/head_64 | part/head_128
 //:import part/layout
 
@@ -45,10 +45,14 @@ const TOKENS: u32 = 64u;
 // vec4s of a row of each tile: those that it holds, and two more that spread a column over the banks of workgroup memory.
 const QUADS: u32 = DIM / 4u;
 const PITCH: u32 = QUADS + 2u;
-const SCORE_PITCH: u32 = TOKENS / 4u + 2u;
+const SCORE_PITCH: u32 = TOKENS / 8u + 2u;
+const WEIGHT_PITCH: u32 = TOKENS / 4u + 2u;
 var<workgroup> tile: array<vec4<f16>, TOKENS * PITCH>;
-var<workgroup> scores: array<vec4<f32>, QUERIES * SCORE_PITCH>;
-var<workgroup> weights: array<vec4<f16>, QUERIES * SCORE_PITCH>;
+// Of each subgroup, and later its sums, 16 elements at a time.
+var<workgroup> scores: array<vec4<f32>, 8u * 16u * SCORE_PITCH>;
+var<workgroup> weights: array<vec4<f16>, QUERIES * WEIGHT_PITCH>;
+// Of each query in each half of the tokens; later its sum of weights.
+var<workgroup> maxima: array<f32, 2u * QUERIES>;
 var<workgroup> slots: array<u32, 2u * TOKENS>;
 
 // Stands for 'no score', in units of log2.
@@ -71,7 +75,7 @@ fn view_slot(view: ViewDesc, token: u32) -> u32 {
     return entry_index(entries[view.first + token / view.run]) * view.run + token % view.run;
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
@@ -107,21 +111,29 @@ fn main(
     }
     //:end
     workgroupBarrier();
-    let own = 16u * subgroup;
-    //:repeat h = 0..HALVES
-    //:repeat d = 0..4
-    let query$(h)_$(d) = coopLoadT<coop_mat16x16<f16, A>>(&tile[own * PITCH + 16u * $(h)u + 4u * $(d)u], PITCH);
-    var sum$(h)_$(d) = coop_mat16x16<f32, C>();
+    let own = 16u * (subgroup / 2u);
+    // The half of the tokens that it scores, and of the elements that it sums.
+    let side = subgroup % 2u;
+    //:repeat d = 0..BLOCKS
+    let query$(d) = coopLoadT<coop_mat16x16<f16, A>>(&tile[own * PITCH + 4u * $(d)u], PITCH);
     //:end
+    //:repeat d = 0..SUMS
+    var sum$(d) = coop_mat16x16<f32, C>();
     //:end
     workgroupBarrier();
 
-    // Two threads share a query in the softmax, and take its quads of scores in turn.
+    // Two threads of each subgroup share a query in the softmax, and take its quads of scores in turn.
     let pair = within % 2u;
-    let my_query = first_query + own + within / 2u;
+    let local = own + within / 2u;
+    let my_query = first_query + local;
     let my_row = my_query / params.group;
-    let my_scores = (own + within / 2u) * SCORE_PITCH + pair;
+    let own_scores = 16u * subgroup * SCORE_PITCH;
+    let my_scores = own_scores + (within / 2u) * SCORE_PITCH + pair;
+    let my_weights = local * WEIGHT_PITCH + side * (TOKENS / 8u) + pair;
     let score_pitch = SCORE_PITCH;
+    // Of its tokens, and of its elements, in a row of keys or values.
+    let side_tokens = side * (TOKENS / 2u);
+    let side_quads = side * (QUADS / 2u);
     var reference = MASKED;
     var weight_sum = 0.0;
 
@@ -166,41 +178,48 @@ fn main(
             //:repeat i = 0..TILE_QUADS
             next$(i) = kv[slots[parity * TOKENS + tile_row + $(i)u * (WORKGROUP / QUADS)] * params.kv_pitch + value_quad];
             //:end
-            //:repeat t = 0..4
+            //:repeat t = 0..2
             {
                 var score = coop_mat16x16<f32, C>();
-                //:repeat h = 0..HALVES
-                //:repeat d = 0..4
+                //:repeat d = 0..BLOCKS
                 {
-                    let keys = coopLoad<coop_mat16x16<f16, B>>(&tile[16u * $(t)u * PITCH + 16u * $(h)u + 4u * $(d)u], PITCH);
-                    score = coopMultiplyAdd(query$(h)_$(d), keys, score);
+                    let keys = coopLoad<coop_mat16x16<f16, B>>(&tile[(side_tokens + 16u * $(t)u) * PITCH + 4u * $(d)u], PITCH);
+                    score = coopMultiplyAdd(query$(d), keys, score);
                 }
                 //:end
-                //:end
                 // naga 30 takes only names here.
-                let corner = &scores[own * SCORE_PITCH + 4u * $(t)u];
+                let corner = &scores[own_scores + 4u * $(t)u];
                 let product = score;
                 coopStoreT(product, corner, score_pitch);
             }
             //:end
             subgroupBarrier();
             var largest = MASKED;
-            //:repeat i = 0..8
-            let token$(i) = vec4<u32>(at + 4u * (2u * $(i)u + pair)) + vec4<u32>(0u, 1u, 2u, 3u);
+            //:repeat i = 0..4
+            let token$(i) = vec4<u32>(at + side_tokens + 4u * (2u * $(i)u + pair)) + vec4<u32>(0u, 1u, 2u, 3u);
             let score$(i) = select(vec4<f32>(MASKED), scores[my_scores + 2u * $(i)u], token$(i) < vec4<u32>(limit));
             largest = max(largest, max(max(score$(i).x, score$(i).y), max(score$(i).z, score$(i).w)));
             //:end
             largest = max(largest, subgroupShuffleXor(largest, 1u));
+            if pair == 0u {
+                maxima[side * QUERIES + local] = largest;
+            }
+            // All have read the keys, and maxima are there.
+            workgroupBarrier();
+            //:repeat i = 0..TILE_QUADS
+            tile[tile_place + $(i)u * (WORKGROUP / QUADS) * PITCH] = next$(i);
+            //:end
+            largest = max(largest, maxima[(1u - side) * QUERIES + local]);
             let follows = largest > reference + SLACK;
             let fresh = select(reference, largest, follows);
             let keep = exp2(reference - fresh);
             reference = fresh;
             weight_sum *= keep;
-            //:repeat i = 0..8
+            //:repeat i = 0..4
             {
                 let weight = select(vec4<f32>(), exp2(score$(i) - reference), token$(i) < vec4<u32>(limit));
                 weight_sum += dot(weight, vec4<f32>(1.0));
-                weights[my_scores + 2u * $(i)u] = vec4<f16>(weight);
+                weights[my_weights + 2u * $(i)u] = vec4<f16>(weight);
             }
             //:end
             // Rare: the sums pass through the scores' place, where they can be multiplied. A loop, since naga takes no `if` around matrices.
@@ -210,29 +229,20 @@ fn main(
                     break;
                 }
                 rescale = false;
-                //:repeat h = 0..HALVES
-                subgroupBarrier();
-                //:repeat d = 0..4
+                //:repeat d = 0..SUMS
                 {
-                    let corner = &scores[own * SCORE_PITCH + 4u * $(d)u];
-                    let product = sum$(h)_$(d);
+                    subgroupBarrier();
+                    let corner = &scores[own_scores];
+                    let product = sum$(d);
                     coopStoreT(product, corner, score_pitch);
+                    subgroupBarrier();
+                    scores[my_scores] *= keep;
+                    scores[my_scores + 2u] *= keep;
+                    subgroupBarrier();
+                    sum$(d) = coopLoadT<coop_mat16x16<f32, C>>(&scores[own_scores], SCORE_PITCH);
                 }
                 //:end
-                subgroupBarrier();
-                //:repeat i = 0..8
-                scores[my_scores + 2u * $(i)u] *= keep;
-                //:end
-                subgroupBarrier();
-                //:repeat d = 0..4
-                sum$(h)_$(d) = coopLoadT<coop_mat16x16<f32, C>>(&scores[own * SCORE_PITCH + 4u * $(d)u], SCORE_PITCH);
-                //:end
-                //:end
             }
-            workgroupBarrier();
-            //:repeat i = 0..TILE_QUADS
-            tile[tile_place + $(i)u * (WORKGROUP / QUADS) * PITCH] = next$(i);
-            //:end
             parity = 1u - parity;
             workgroupBarrier();
             //:repeat i = 0..TILE_QUADS
@@ -243,14 +253,12 @@ fn main(
             }
             //:repeat t = 0..4
             {
-                let weight = coopLoadT<coop_mat16x16<f16, A>>(&weights[own * SCORE_PITCH + 4u * $(t)u], SCORE_PITCH);
-                //:repeat h = 0..HALVES
-                //:repeat d = 0..4
+                let weight = coopLoadT<coop_mat16x16<f16, A>>(&weights[own * WEIGHT_PITCH + 4u * $(t)u], WEIGHT_PITCH);
+                //:repeat d = 0..SUMS
                 {
-                    let values = coopLoadT<coop_mat16x16<f16, B>>(&tile[16u * $(t)u * PITCH + 16u * $(h)u + 4u * $(d)u], PITCH);
-                    sum$(h)_$(d) = coopMultiplyAdd(weight, values, sum$(h)_$(d));
+                    let values = coopLoadT<coop_mat16x16<f16, B>>(&tile[16u * $(t)u * PITCH + side_quads + 4u * $(d)u], PITCH);
+                    sum$(d) = coopMultiplyAdd(weight, values, sum$(d));
                 }
-                //:end
                 //:end
             }
             //:end
@@ -258,27 +266,29 @@ fn main(
         }
     }
 
-    let total = weight_sum + subgroupShuffleXor(weight_sum, 1u);
+    let half_total = weight_sum + subgroupShuffleXor(weight_sum, 1u);
+    if pair == 0u {
+        maxima[side * QUERIES + local] = half_total;
+    }
+    workgroupBarrier();
+    let total = half_total + maxima[(1u - side) * QUERIES + local];
     let factor = select(1.0, 1.0 / max(total, 1.0e-30), params.finish != 0u);
     let head = kv_head * params.group + my_query % params.group;
     let place = (my_row * params.heads + head) * params.splits + split;
-    //:repeat h = 0..HALVES
-    subgroupBarrier();
-    //:repeat d = 0..4
+    //:repeat d = 0..SUMS
     {
-        let corner = &scores[own * SCORE_PITCH + 4u * $(d)u];
-        let product = sum$(h)_$(d);
+        subgroupBarrier();
+        let corner = &scores[own_scores];
+        let product = sum$(d);
         coopStoreT(product, corner, score_pitch);
+        subgroupBarrier();
+        if my_row < count_rows {
+            sums[place * QUADS + side_quads + 4u * $(d)u + pair] = scores[my_scores] * factor;
+            sums[place * QUADS + side_quads + 4u * $(d)u + pair + 2u] = scores[my_scores + 2u] * factor;
+        }
     }
     //:end
-    subgroupBarrier();
-    if my_row < count_rows {
-        //:repeat i = 0..8
-        sums[place * QUADS + 16u * $(h)u + 2u * $(i)u + pair] = scores[my_scores + 2u * $(i)u] * factor;
-        //:end
-    }
-    //:end
-    if my_row < count_rows && pair == 0u && params.finish == 0u {
+    if my_row < count_rows && side == 0u && pair == 0u && params.finish == 0u {
         stats[place] = vec2<f32>(reference / LOG2_E, total);
     }
 }

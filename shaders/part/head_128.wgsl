@@ -1,4 +1,5 @@
 // Heads of 128 elements.
-//:let HALVES = 2
-//:let TILE_QUADS = 16
+//:let BLOCKS = 8
+//:let SUMS = 4
+//:let TILE_QUADS = 8
 const DIM: u32 = 128u;

@@ -1,4 +1,5 @@
 // Heads of 64 elements.
-//:let HALVES = 1
-//:let TILE_QUADS = 8
+//:let BLOCKS = 4
+//:let SUMS = 2
+//:let TILE_QUADS = 4
 const DIM: u32 = 64u;

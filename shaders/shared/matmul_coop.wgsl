@@ -1,13 +1,12 @@
 // What: y[i, first + o] = weight[o] . a[i] + bias[first + o], or added to y, in tiles of rows and outputs, by matrix units.
 // Contract: engine/contract/src/op/{linear,linear_add,norm_linear,gate_up_silu,qkv_rope_append}.rs
-// Grid: x = rows / TILE, y = outputs / TILE; four subgroups of 32 threads, each with a quarter of the tile in products of 16 by 16.
-// Shared: 32 columns of TILE rows of a and of TILE weight rows as f16 in 20 KiB, and 5 KiB through which results pass.
-// Numerics: factors are rounded to f16, numbers beyond its range to its largest; sums in f32.
+// Grid: x = rows / TILE, y = outputs / TILE; subgroups of 32 threads, each with a part of the tile in products of 16 by 16.
+// Shared: STEP columns of TILE rows of a and of TILE weight rows as f16 in up to 36 KiB, and up to 10 KiB through which results pass.
+// Numerics: a comes as f16, and weights are rounded to f16; sums in f32.
 
 enable f16;
 enable wgpu_cooperative_matrix;
 
-const WORKGROUP: u32 = 128u;
 //:variant weight = part/half_f16 | part/half_q4 | part/half_q8g32 | part/half_q8g16 | part/half_q8g32m
 //:variant tile = part/coop_tile_128 | part/coop_tile_64
 
@@ -16,7 +15,7 @@ struct Params {
     // Outputs of this dispatch, and the place of the first in y and bias.
     outputs: u32,
     first: u32,
-    // Columns / 32.
+    // Columns / STEP.
     steps: u32,
     // vec4s of a weight row, and of it before the scales.
     weight_pitch: u32,
@@ -30,27 +29,25 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> a: array<vec4<f16>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> count: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-// Rows of 32 columns, eight vec4s, and two more that keep threads that read a column from one bank.
-const PITCH: u32 = 10u;
+// vec4s of STEP columns, and two more that spread a column over the banks of workgroup memory.
+const PITCH: u32 = STEP / 4u + 2u;
+// Octets of STEP columns, and the rows that all threads bring in at a time.
+const ROW_OCTETS: u32 = STEP / 8u;
+const PASS: u32 = WORKGROUP / ROW_OCTETS;
 var<workgroup> a_tile: array<vec4<f16>, TILE * PITCH>;
 var<workgroup> weight_tile: array<vec4<f16>, TILE * PITCH>;
 // 16 by 16 results of each subgroup, in rows of 20.
 const OUT_PITCH: u32 = 20u;
-var<workgroup> out_tile: array<f32, 4u * 16u * OUT_PITCH>;
+var<workgroup> out_tile: array<f32, WORKGROUP / 32u * 16u * OUT_PITCH>;
 
 //:import part/product
 
-// As f16; its largest number where that is exceeded.
-fn half4(value: vec4<f32>) -> vec4<f16> {
-    return vec4<f16>(clamp(value, vec4<f32>(-65504.0), vec4<f32>(65504.0)));
-}
-
-@compute @workgroup_size(128)
+@compute @workgroup_size(WORKGROUP)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
@@ -64,54 +61,64 @@ fn main(
     if tile_row >= rows {
         return;
     }
-    // What this thread brings in: a quad of every 16th row of a, an octet of every 32nd weight row. Beyond the edge it repeats the last.
-    let quad = thread % 8u;
-    let octet = thread % 4u;
-    //:repeat i = 0..A_QUADS
-    let a_row$(i) = min(tile_row + thread / 8u + 16u * $(i)u, rows - 1u) * params.a_pitch + quad;
-    var a_next$(i) = a[a_row$(i)];
-    //:end
-    //:repeat i = 0..WEIGHT_OCTETS
-    let weight_row$(i) = min(tile_output + thread / 4u + 32u * $(i)u, params.outputs - 1u) * params.weight_pitch;
+    // What this thread brings in: an octet of every PASS-th row of a, and of every PASS-th weight row. Beyond the edge it repeats the last.
+    let octet = thread % ROW_OCTETS;
+    //:repeat i = 0..PASSES
+    let a_row$(i) = min(tile_row + thread / ROW_OCTETS + PASS * $(i)u, rows - 1u) * params.a_pitch + 2u * octet;
+    var a_low$(i) = a[a_row$(i)];
+    var a_high$(i) = a[a_row$(i) + 1u];
+    let weight_row$(i) = min(tile_output + thread / ROW_OCTETS + PASS * $(i)u, params.outputs - 1u) * params.weight_pitch;
     var weight_next$(i) = fetch_octet(weight_row$(i), octet);
     //:end
-    let a_place = (thread / 8u) * PITCH + quad;
-    let weight_place = (thread / 4u) * PITCH + 2u * octet;
+    let place = (thread / ROW_OCTETS) * PITCH + 2u * octet;
     // What its subgroup computes.
     let down = (subgroup % 2u) * (TILE / 2u);
-    let across = (subgroup / 2u) * (TILE / 2u);
-    //:repeat i = 0..TILES
-    //:repeat j = 0..TILES
+    let across = (subgroup / 2u) * (16u * ACROSS);
+    //:repeat i = 0..DOWN
+    //:repeat j = 0..ACROSS
     var sum$(i)_$(j) = coop_mat16x16<f32, C>();
     //:end
     //:end
-    for (var step = 0u; step < params.steps; step++) {
-        //:repeat i = 0..A_QUADS
-        a_tile[a_place + $(i)u * 16u * PITCH] = half4(a_next$(i));
+    // Whole tiles pass between registers and y, others through workgroup memory. Loops, since naga takes no `if` around matrices.
+    let whole = tile_row + TILE <= rows && tile_output + TILE <= params.outputs && params.has_bias == 0u;
+    let y_place = (tile_row + down) * params.y_pitch + params.first + tile_output + across;
+    var resume = whole && params.add != 0u;
+    loop {
+        if !resume {
+            break;
+        }
+        resume = false;
+        //:repeat i = 0..DOWN
+        //:repeat j = 0..ACROSS
+        sum$(i)_$(j) = coopLoadT<coop_mat16x16<f32, C>>(&y[y_place + 16u * $(i)u * params.y_pitch + 16u * $(j)u], params.y_pitch);
         //:end
-        //:repeat i = 0..WEIGHT_OCTETS
+        //:end
+    }
+    for (var step = 0u; step < params.steps; step++) {
+        //:repeat i = 0..PASSES
         {
-            let made = make_octet(weight_next$(i), 4u * step + octet);
-            weight_tile[weight_place + $(i)u * 32u * PITCH] = made.low;
-            weight_tile[weight_place + $(i)u * 32u * PITCH + 1u] = made.high;
+            a_tile[place + $(i)u * PASS * PITCH] = a_low$(i);
+            a_tile[place + $(i)u * PASS * PITCH + 1u] = a_high$(i);
+            let made = make_octet(weight_next$(i), ROW_OCTETS * step + octet);
+            weight_tile[place + $(i)u * PASS * PITCH] = made.low;
+            weight_tile[place + $(i)u * PASS * PITCH + 1u] = made.high;
         }
         //:end
         workgroupBarrier();
         let ahead = min(step + 1u, params.steps - 1u);
-        //:repeat i = 0..A_QUADS
-        a_next$(i) = a[a_row$(i) + 8u * ahead];
+        //:repeat i = 0..PASSES
+        a_low$(i) = a[a_row$(i) + 2u * ROW_OCTETS * ahead];
+        a_high$(i) = a[a_row$(i) + 2u * ROW_OCTETS * ahead + 1u];
+        weight_next$(i) = fetch_octet(weight_row$(i), ROW_OCTETS * ahead + octet);
         //:end
-        //:repeat i = 0..WEIGHT_OCTETS
-        weight_next$(i) = fetch_octet(weight_row$(i), 4u * ahead + octet);
-        //:end
-        //:repeat k = 0..2
+        //:repeat k = 0..DEPTH
         {
-            //:repeat j = 0..TILES
+            //:repeat j = 0..ACROSS
             let right$(j) = coopLoad<coop_mat16x16<f16, B>>(&weight_tile[(across + 16u * $(j)u) * PITCH + 4u * $(k)u], PITCH);
             //:end
-            //:repeat i = 0..TILES
+            //:repeat i = 0..DOWN
             let left$(i) = coopLoadT<coop_mat16x16<f16, A>>(&a_tile[(down + 16u * $(i)u) * PITCH + 4u * $(k)u], PITCH);
-            //:repeat j = 0..TILES
+            //:repeat j = 0..ACROSS
             sum$(i)_$(j) = coopMultiplyAdd(left$(i), right$(j), sum$(i)_$(j));
             //:end
             //:end
@@ -119,25 +126,49 @@ fn main(
         //:end
         workgroupBarrier();
     }
-    let place = subgroup * 16u * OUT_PITCH;
-    let out_pitch = OUT_PITCH;
-    //:repeat i = 0..TILES
-    //:repeat j = 0..TILES
-    {
-        // naga 30 takes only names here.
-        let corner = &out_tile[place];
-        let product = sum$(i)_$(j);
-        coopStoreT(product, corner, out_pitch);
-        workgroupBarrier();
-        let row = tile_row + down + 16u * $(i)u + within / 2u;
-        let output = tile_output + across + 16u * $(j)u + 8u * (within % 2u);
-        if row < rows {
-            for (var e = 0u; e < 8u; e++) {
-                store(row, output + e, out_tile[place + (within / 2u) * OUT_PITCH + 8u * (within % 2u) + e]);
-            }
+    let y_pitch = params.y_pitch;
+    var direct = whole;
+    loop {
+        if !direct {
+            break;
         }
-        workgroupBarrier();
+        direct = false;
+        //:repeat i = 0..DOWN
+        //:repeat j = 0..ACROSS
+        {
+            // naga 30 takes only names here.
+            let corner = &y[y_place + 16u * $(i)u * y_pitch + 16u * $(j)u];
+            let product = sum$(i)_$(j);
+            coopStoreT(product, corner, y_pitch);
+        }
+        //:end
+        //:end
     }
-    //:end
-    //:end
+    var staged = !whole;
+    let out_place = subgroup * 16u * OUT_PITCH;
+    let out_pitch = OUT_PITCH;
+    loop {
+        if !staged {
+            break;
+        }
+        staged = false;
+        //:repeat i = 0..DOWN
+        //:repeat j = 0..ACROSS
+        {
+            let corner = &out_tile[out_place];
+            let product = sum$(i)_$(j);
+            coopStoreT(product, corner, out_pitch);
+            subgroupBarrier();
+            let row = tile_row + down + 16u * $(i)u + within / 2u;
+            let output = tile_output + across + 16u * $(j)u + 8u * (within % 2u);
+            if row < rows {
+                for (var e = 0u; e < 8u; e++) {
+                    store(row, output + e, out_tile[out_place + (within / 2u) * OUT_PITCH + 8u * (within % 2u) + e]);
+                }
+            }
+            subgroupBarrier();
+        }
+        //:end
+        //:end
+    }
 }

@@ -7,6 +7,7 @@
 const WORKGROUP: u32 = 256u;
 //:variant rows = part/rows_all | part/rows_select
 //:variant reduce = part/reduce_subgroup | part/reduce_workgroup
+//:variant out = part/out_f32 | part/out_f16
 
 struct Params {
     rows: u32,
@@ -22,7 +23,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> norm: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> count: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
@@ -39,6 +39,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let total = reduce_add4(vec4<f32>(squares, 0.0, 0.0, 0.0), lane).x;
     let factor = 1.0 / sqrt(total / f32(4u * params.width) + params.epsilon);
     for (var i = lane.thread; i < params.width; i += WORKGROUP) {
-        out[row * params.width + i] = norm[i] * (x[base + i] * factor);
+        put(row * params.width + i, norm[i] * (x[base + i] * factor));
     }
 }

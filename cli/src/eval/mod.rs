@@ -247,6 +247,7 @@ impl EvalArguments {
         let backend = choice.open(notes)?;
         let options = EngineOptions {
             engines: self.kv.len() as u32 + 1,
+            chunk: EngineOptions::chunk_for(backend.caps()).min(length),
             ..EngineOptions::single(length)
         };
         let model = opened.load(&backend, &options, notes)?;

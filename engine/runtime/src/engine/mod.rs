@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use longwave_contract::kv::{BLOCK, PAGE};
-use longwave_contract::{Allocation, Backend, Recording, Ticket};
+use longwave_contract::{Allocation, Backend, Caps, Recording, Ticket};
 
 use crate::codec::Placed;
 use crate::error::Error;
@@ -56,6 +56,14 @@ impl EngineOptions {
             sequences: 1,
             engines: 1,
             cache_permille: 1000,
+        }
+    }
+
+    /// The chunk for a device: longer where matrix units do the products, which need more rows to be busy.
+    pub fn chunk_for(caps: &Caps) -> u32 {
+        match caps.half_products {
+            true => 2048,
+            false => 512,
         }
     }
 

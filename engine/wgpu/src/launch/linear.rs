@@ -9,15 +9,18 @@ use super::{Context, Dispatch};
 /// # Errors
 /// As the matrix product, and for operands that exceed a binding.
 pub(super) fn launch(op: &Linear, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let (convert, a) = matmul::factor(Linear::NAME, op.a, op.count, context)?;
     let matmul = Matmul {
         op: Linear::NAME,
         weight: op.weight,
-        a: context.whole(Linear::NAME, "a", op.a)?,
+        a,
         bias: op.bias,
         count: op.count,
         y: context.whole(Linear::NAME, "out", op.out)?,
         rows: op.out.rows,
         add: false,
     };
-    matmul::launch(&matmul, context)
+    let mut dispatches = Vec::from_iter(convert);
+    dispatches.extend(matmul::launch(&matmul, context)?);
+    Ok(dispatches)
 }

@@ -9,15 +9,18 @@ use super::{Context, Dispatch};
 /// # Errors
 /// As the matrix product, and for operands that exceed a binding.
 pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let (convert, a) = matmul::factor(LinearAdd::NAME, op.a, op.count, context)?;
     let matmul = Matmul {
         op: LinearAdd::NAME,
         weight: op.weight,
-        a: context.whole(LinearAdd::NAME, "a", op.a)?,
+        a,
         bias: op.bias,
         count: op.count,
         y: context.whole(LinearAdd::NAME, "x", op.x)?,
         rows: op.x.rows,
         add: true,
     };
-    matmul::launch(&matmul, context)
+    let mut dispatches = Vec::from_iter(convert);
+    dispatches.extend(matmul::launch(&matmul, context)?);
+    Ok(dispatches)
 }

@@ -1,4 +1,5 @@
-//! Matrix products: `y = weight * a + bias`, which several ops are made of.
+//! Matrix products: `y = weight * a + bias`, which several ops are made of. Matrix units take rows of f16, which a norm leaves in scratch
+//! memory, or a dispatch of their own makes ([`factor`]).
 
 use longwave_contract::{BackendError, DeviceKind, Tensor};
 
@@ -16,16 +17,18 @@ const TILE: u32 = 64;
 const STEP: u32 = 32;
 /// Rows and outputs of a workgroup of the cooperative kernel, where there are enough of them.
 const LARGE_TILE: u32 = 128;
+/// Columns that it takes in a step then.
+const LARGE_STEP: u32 = 64;
 /// Large tiles that keep a large device busy.
 const BUSY: u64 = 96;
 
-/// One product of an op. Input and output rows are f32 and padded to 16 bytes, as all tensors are.
+/// One product of an op. Output rows are f32 and padded to 16 bytes, as all tensors are.
 pub(super) struct Matmul {
     /// The op, for errors.
     pub op: &'static str,
     /// Weights `[outputs, columns]`.
     pub weight: Tensor,
-    /// Input rows.
+    /// Input rows, of f16 where [`takes_half`] says so.
     pub a: Bound,
     /// Bias, `f32[1, outputs]`.
     pub bias: Option<Tensor>,
@@ -58,12 +61,61 @@ fn select(
 
 /// Rows and outputs of a workgroup of the cooperative kernel: a larger tile reads less for each product, a smaller one leaves fewer
 /// processors idle.
-fn cooperative_tile(rows: u32, outputs: u32) -> u32 {
+fn cooperative_tile(rows: u32, outputs: u32, columns: u32) -> u32 {
     let tiles = u64::from(rows.div_ceil(LARGE_TILE)) * u64::from(outputs.div_ceil(LARGE_TILE));
-    match rows > TILE && tiles >= BUSY {
+    match rows > TILE && tiles >= BUSY && columns.is_multiple_of(LARGE_STEP) {
         true => LARGE_TILE,
         false => TILE,
     }
+}
+
+fn chosen(rows: u32, context: &Context<'_>) -> MatmulKernel {
+    select(
+        rows,
+        context.caps.kind,
+        context.cooperative(),
+        context.force.matmul,
+    )
+}
+
+/// Whether products of so many rows take their input as f16.
+pub(super) fn takes_half(rows: u32, context: &Context<'_>) -> bool {
+    chosen(rows, context) == MatmulKernel::Cooperative
+}
+
+/// An op's input as its product takes it: as it is, or converted in scratch memory by the dispatch that is returned.
+///
+/// # Errors
+/// [`BackendError::Unsupported`] for an input that exceeds a binding, or too large a grid.
+pub(super) fn factor(
+    op: &'static str,
+    a: Tensor,
+    count: Tensor,
+    context: &Context<'_>,
+) -> Result<(Option<Dispatch>, Bound), BackendError> {
+    let given = context.whole(op, "a", a)?;
+    if !takes_half(a.rows, context) {
+        return Ok((None, given));
+    }
+    let kernel = kernel("to_half", &[])?;
+    let pitch = a.cols.div_ceil(4);
+    let quads = u64::from(a.rows) * u64::from(pitch);
+    let out = context.scratch(op, 0, quads * 8)?;
+    let grid = context.grid(op, quads.div_ceil(u64::from(kernel.workgroup[0])))?;
+    let values = [
+        ("rows", a.rows.into()),
+        ("pitch", pitch.into()),
+        ("x_groups", grid[0].into()),
+    ];
+    let dispatch = Dispatch {
+        kernel,
+        overrides: Vec::new(),
+        params: params(kernel, &values)?,
+        bindings: vec![("a", given), ("count", Bound::Tensor(count)), ("out", out)],
+        grid,
+        work: quads,
+    };
+    Ok((Some(dispatch), out))
 }
 
 /// The dispatches of one product: one for each slab of the weights.
@@ -80,15 +132,10 @@ pub(super) fn launch(
         return Err(unsupported(matmul.op, why));
     }
     let variant = format!("weight_{}", weight.dtype.name());
-    let chosen = select(
-        matmul.rows,
-        context.caps.kind,
-        context.cooperative(),
-        context.force.matmul,
-    );
+    let chosen = chosen(matmul.rows, context);
     let (team, teams) = context.team(ROW_THREADS);
     let tile = match chosen {
-        MatmulKernel::Cooperative => cooperative_tile(matmul.rows, weight.rows),
+        MatmulKernel::Cooperative => cooperative_tile(matmul.rows, weight.rows, weight.cols),
         _ => TILE,
     };
     let kernel = match chosen {
@@ -146,7 +193,8 @@ pub(super) fn launch(
                 overrides.push(("ROWS", f64::from(rows)));
             }
             MatmulKernel::Tile | MatmulKernel::Cooperative => {
-                values.push(("steps", (weight.cols / STEP).into()));
+                let step = if tile == LARGE_TILE { LARGE_STEP } else { STEP };
+                values.push(("steps", (weight.cols / step).into()));
             }
         }
         dispatches.push(Dispatch {
@@ -187,8 +235,9 @@ mod tests {
 
     #[test]
     fn large_tiles_are_for_products_that_fill_a_device() {
-        assert_eq!(cooperative_tile(512, 4096), 128);
-        assert_eq!(cooperative_tile(512, 1024), 64);
-        assert_eq!(cooperative_tile(64, 128_256), 64);
+        assert_eq!(cooperative_tile(512, 4096, 4096), 128);
+        assert_eq!(cooperative_tile(512, 1024, 4096), 64);
+        assert_eq!(cooperative_tile(64, 128_256, 4096), 64);
+        assert_eq!(cooperative_tile(512, 4096, 96), 64);
     }
 }

@@ -1,8 +1,8 @@
-//! Normalised rows in scratch memory, which the products of several ops read.
+//! Normalised rows in scratch memory, as the products of several ops read them.
 
 use longwave_contract::{BackendError, Tensor};
 
-use super::{Bound, Context, Dispatch, kernel, params, unsupported};
+use super::{Bound, Context, Dispatch, kernel, matmul, params, unsupported};
 
 /// The norm of an op's input.
 pub(super) struct RmsNorm {
@@ -42,8 +42,12 @@ pub(super) fn launch(
     } else {
         "rows_all"
     };
-    let kernel = kernel("rms_norm", &[rows, context.reduce()])?;
-    let bytes = u64::from(norm.rows) * u64::from(width) * 4;
+    let (out, element) = match matmul::takes_half(norm.rows, context) {
+        true => ("out_f16", 2),
+        false => ("out_f32", 4),
+    };
+    let kernel = kernel("rms_norm", &[rows, context.reduce(), out])?;
+    let bytes = u64::from(norm.rows) * u64::from(width) * element;
     let out = context.scratch(norm.op, norm.scratch, bytes)?;
     let grid = context.grid(norm.op, u64::from(norm.rows))?;
     let mut bindings = vec![
