@@ -1,8 +1,8 @@
-// What: the ordinals of the references nearest to each coded token of a block, into `latents`.
+// What: for each token of a block, the nearest references among one part of the candidates, by distance and of equal ones by ordinal.
 // Contract: engine/contract/src/op/refer.rs
-// Grid: x = quarters of a block, y = blocks; 128 threads measure 32 tokens against 64 candidates at a time, each 4 tokens by 4 candidates.
-// Shared: 12 KiB: 32 columns of the tokens and of the candidates, transposed, or the distances of one step; and 128 bytes of the metric.
-// Numerics: f32, in the order of the columns; candidates come in the order of their ordinals, so that of equal ones the lower stay.
+// Grid: x = parts of the candidates, y = blocks; 128 threads measure 128 tokens against 64 candidates at a time, each 8 tokens by 8.
+// Shared: 13 KiB: 16 columns of the tokens and of the candidates, transposed, or the distances from 16 candidates; and norms.
+// Numerics: f32, less the mean, in the order of the columns; what a token adds to all its distances is left out, since ranks do not need it.
 
 const WORKGROUP: u32 = 128u;
 //:import part/exact_load
@@ -20,6 +20,8 @@ struct Params {
     exact_f16: u32,
     ordinals_at: u32,
     ordinal_words: u32,
+    // Parts of the candidates.
+    splits: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -28,13 +30,19 @@ struct Params {
 @group(0) @binding(3) var<storage, read> count: array<u32>;
 @group(0) @binding(4) var<storage, read> entries: array<u32>;
 @group(0) @binding(5) var<storage, read> mean: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> metric: array<f32>;
-@group(0) @binding(7) var<storage, read_write> latents: array<u32>;
+@group(0) @binding(6) var<storage, read> metric: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> latents: array<u32>;
+// [block][token][split][neighbour] as the bits of a distance and an ordinal, the nearest first.
+@group(0) @binding(8) var<storage, read_write> found: array<vec2<u32>>;
 
-// Element [column * 8 + g] holds tokens 4 g to 4 g + 3; [column * 16 + g] candidates 4 g to 4 g + 3, or [g * 32 + token] their distances.
-var<workgroup> tokens: array<vec4<f32>, 256>;
-var<workgroup> candidates: array<vec4<f32>, 512>;
-var<workgroup> weights: array<f32, 32>;
+// Further than any candidate.
+const FAR: f32 = 3.0e38;
+
+// Element [column * 32 + g] holds tokens 4 g to 4 g + 3; or [g * 128 + token] their distances from candidates 4 g to 4 g + 3 of 16.
+var<workgroup> tokens: array<vec4<f32>, 512>;
+// Element [column * 16 + g] holds candidates 4 g to 4 g + 3, times the metric; [quad * 16 + g] the parts of their norms.
+var<workgroup> candidates: array<vec4<f32>, 256>;
+var<workgroup> norms: array<vec4<f32>, 64>;
 
 // Where a candidate lies: a staged row, or the first word of a reference.
 fn place(block: BlockDesc, candidate: u32) -> u32 {
@@ -57,87 +65,108 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let block = blocks[group.y];
-    let first_lane = 32u * group.x;
     // Candidates of a token: those before its block, and those of its block up to itself.
     let earlier = block.sinks + block.index * params.references;
-    let all = earlier + (first_lane + 31u) / params.stride + 1u;
-    // What this thread brings in: one quad of columns of four candidates and, of the first 64 threads, of four tokens.
+    let all = earlier + 127u / params.stride + 1u;
+    let share = (all + 64u * params.splits - 1u) / (64u * params.splits) * 64u;
+    let start = min(group.x * share, all);
+    let end = min(start + share, all);
+    // What this thread brings in: one quad of columns of four tokens and, of the first 64 threads, of four candidates.
+    let token_part = thread % 32u;
+    let token_quad = thread / 32u;
+    let token_row = block.source + 4u * token_part;
     let part = thread % 16u;
-    let quad = thread / 16u;
-    let token_part = thread % 8u;
-    let token_quad = thread / 8u;
-    // What it measures: tokens 4 down to 4 down + 3 against candidates 4 across to 4 across + 3.
-    let across = thread % 16u;
-    let down = thread / 16u;
-    // In the end each of the first 32 threads keeps the best of one token, which sees the candidates below `limit`.
-    let lane = first_lane + thread % 32u;
-    let limit = earlier + lane / params.stride + 1u;
+    let quad = (thread / 16u) % 4u;
+    // What it measures: tokens 8 down to 8 down + 7 against candidates 8 across to 8 across + 7.
+    let across = thread % 8u;
+    let down = thread / 8u;
+    // In the end it keeps the best of one token, which sees the candidates below `limit`.
+    let limit = min(earlier + thread / params.stride + 1u, end);
     //:repeat i = 0..8
-    var least$(i) = 3.0e38;
+    var least$(i) = FAR;
     var best$(i) = 0u;
     //:end
-    for (var at = 0u; at < all; at += 64u) {
+    for (var at = start; at < end; at += 64u) {
         // Beyond the last candidate it repeats the last.
         //:repeat i = 0..4
-        let candidate$(i) = min(at + 4u * part + $(i)u, all - 1u);
+        let candidate$(i) = min(at + 4u * part + $(i)u, end - 1u);
         let place$(i) = place(block, candidate$(i));
         //:end
-        //:repeat r = 0..4
-        var sum$(r) = vec4<f32>();
+        var norm = vec4<f32>();
+        //:repeat r = 0..8
+        var near$(r) = vec4<f32>();
+        var next$(r) = vec4<f32>();
         //:end
-        for (var column = 0u; column < params.cols; column += 32u) {
+        for (var first_quad = 0u; first_quad < params.cols / 4u; first_quad += 4u) {
             // All have read what the last step left.
             workgroupBarrier();
             {
-                let start = column / 4u + quad;
+                let source = first_quad + token_quad;
+                let middle = mean[source];
                 //:repeat i = 0..4
-                let quad$(i) = candidate_quad(block, candidate$(i), place$(i), start);
+                let quad$(i) = staged_quad(token_row + $(i)u, source) - middle;
                 //:end
                 //:repeat c = 0..4
-                candidates[(4u * quad + $(c)u) * 16u + part] = vec4<f32>(quad0[$(c)], quad1[$(c)], quad2[$(c)], quad3[$(c)]);
+                tokens[(4u * token_quad + $(c)u) * 32u + token_part] = vec4<f32>(quad0[$(c)], quad1[$(c)], quad2[$(c)], quad3[$(c)]);
                 //:end
             }
             if thread < 64u {
-                let row = block.source + first_lane + 4u * token_part;
-                let start = column / 4u + token_quad;
+                let source = first_quad + quad;
+                let middle = mean[source];
+                let weight = metric[source];
                 //:repeat i = 0..4
-                let quad$(i) = staged_quad(row + $(i)u, start);
+                let apart$(i) = candidate_quad(block, candidate$(i), place$(i), source) - middle;
+                let weighed$(i) = weight * apart$(i);
                 //:end
+                norm += vec4<f32>(dot(apart0, weighed0), dot(apart1, weighed1), dot(apart2, weighed2), dot(apart3, weighed3));
                 //:repeat c = 0..4
-                tokens[(4u * token_quad + $(c)u) * 8u + token_part] = vec4<f32>(quad0[$(c)], quad1[$(c)], quad2[$(c)], quad3[$(c)]);
+                candidates[(4u * quad + $(c)u) * 16u + part] = vec4<f32>(weighed0[$(c)], weighed1[$(c)], weighed2[$(c)], weighed3[$(c)]);
                 //:end
-            }
-            if thread < 32u {
-                weights[thread] = metric[column + thread];
             }
             workgroupBarrier();
-            for (var c = 0u; c < 32u; c++) {
-                let token = tokens[c * 8u + down];
-                let candidate = candidates[c * 16u + across];
-                let weight = weights[c];
+            //:repeat c = 0..16
+            {
+                let low = tokens[$(c)u * 32u + 2u * down];
+                let high = tokens[$(c)u * 32u + 2u * down + 1u];
+                let left = candidates[$(c)u * 16u + 2u * across];
+                let right = candidates[$(c)u * 16u + 2u * across + 1u];
                 //:repeat r = 0..4
-                let apart$(r) = token[$(r)] - candidate;
-                sum$(r) += weight * apart$(r) * apart$(r);
+                near$(r) += low[$(r)] * left;
+                next$(r) += low[$(r)] * right;
+                //:end
+                //:repeat r = 4..8
+                near$(r) += high[$(r) - 4] * left;
+                next$(r) += high[$(r) - 4] * right;
                 //:end
             }
+            //:end
+        }
+        if thread < 64u {
+            norms[quad * 16u + part] = norm;
         }
         workgroupBarrier();
-        //:repeat r = 0..4
-        candidates[across * 32u + 4u * down + $(r)u] = sum$(r);
-        //:end
-        workgroupBarrier();
-        if thread < 32u {
-            for (var g = 0u; g < 16u; g++) {
-                let distances = candidates[g * 32u + thread];
+        let left_norm = norms[2u * across] + norms[16u + 2u * across] + norms[32u + 2u * across] + norms[48u + 2u * across];
+        let right_norm = norms[2u * across + 1u] + norms[17u + 2u * across] + norms[33u + 2u * across] + norms[49u + 2u * across];
+        for (var round = 0u; round < 4u; round++) {
+            if across / 2u == round {
+                let to = (across % 2u) * 256u + 8u * down;
+                //:repeat r = 0..8
+                tokens[to + $(r)u] = left_norm - 2.0 * near$(r);
+                tokens[to + 128u + $(r)u] = right_norm - 2.0 * next$(r);
+                //:end
+            }
+            workgroupBarrier();
+            for (var g = 0u; g < 4u; g++) {
+                let distances = tokens[g * 128u + thread];
                 //:repeat c = 0..4
-                if at + 4u * g + $(c)u < limit && distances[$(c)] < least7 {
+                if at + 16u * round + 4u * g + $(c)u < limit && distances[$(c)] < least7 {
                     var distance = distances[$(c)];
-                    var which = at + 4u * g + $(c)u;
+                    var which = at + 16u * round + 4u * g + $(c)u;
                     // Once it has found its place, all after it move on by one.
-                    var found = false;
+                    var placed = false;
                     //:repeat i = 0..8
-                    found = found || distance < least$(i);
-                    if found {
+                    placed = placed || distance < least$(i);
+                    if placed {
                         let moved_distance = least$(i);
                         let moved = best$(i);
                         least$(i) = distance;
@@ -149,27 +178,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
                 //:end
             }
+            workgroupBarrier();
         }
     }
-    if thread < 32u && !is_reference(lane) {
-        //:repeat i = 1..8
-        if limit <= $(i)u {
-            best$(i) = best0;
-        }
-        //:end
-        let to = record_base(block.blocks, block.index) + params.ordinals_at + coded_index(lane) * params.ordinal_words;
-        //:repeat i = 0..8
-        let half$(i) = select(0u, best$(i) << (16u * ($(i)u & 1u)), $(i)u < params.neighbours);
-        //:end
-        latents[to] = half0 | half1;
-        if params.ordinal_words > 1u {
-            latents[to + 1u] = half2 | half3;
-        }
-        if params.ordinal_words > 2u {
-            latents[to + 2u] = half4 | half5;
-        }
-        if params.ordinal_words > 3u {
-            latents[to + 3u] = half6 | half7;
-        }
+    let to = ((group.y * 128u + thread) * params.splits + group.x) * params.neighbours;
+    //:repeat i = 0..8
+    if $(i)u < params.neighbours {
+        found[to + $(i)u] = vec2<u32>(bitcast<u32>(least$(i)), best$(i));
     }
+    //:end
 }

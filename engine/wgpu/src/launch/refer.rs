@@ -1,5 +1,5 @@
-//! `refer`: references of all blocks first, since later blocks refer to those of earlier ones; then the nearest for each token; then what
-//! is left of it.
+//! `refer`: references of all blocks first, since later blocks refer to those of earlier ones; then the nearest for each token, in parts
+//! of the candidates into scratch 1 and then of all; then what is left of it.
 
 use longwave_contract::BackendError;
 use longwave_contract::kv::BLOCK;
@@ -10,8 +10,15 @@ use super::{Bound, Context, Dispatch, kernel, unsupported};
 
 /// Parts of rows that a workgroup writes.
 const STORERS: u32 = 64;
-/// Tokens that a workgroup measures.
-const TOKENS: u32 = 32;
+/// Workgroups of the search that keep a large device busy.
+const BUSY: u32 = 512;
+/// Parts of the candidates at most.
+const SPLITS: u32 = 16;
+
+/// Parts of the candidates of `blocks` blocks.
+fn splits(blocks: u32) -> u32 {
+    (BUSY / blocks.max(1)).clamp(1, SPLITS)
+}
 
 /// # Errors
 /// [`BackendError::Unsupported`] for more blocks than a grid has workgroups, and operands that exceed a binding.
@@ -33,39 +40,62 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
         ("mean", Bound::Tensor(op.mean)),
         whole("latents", op.latents)?,
     ];
-    let dispatch = |stem, more: &[(&'static str, Bound)], grid: [u32; 3], work: u64| {
-        let kernel = kernel(stem, &[])?;
-        let mut given = vec![("blocks", blocks.into())];
-        if stem != "refer_search" {
-            given.push(("x_groups", grid[0].into()));
-        }
-        if stem == "refer_residual" {
-            given.push(("has_base", u32::from(op.base.is_some()).into()));
-        }
-        Ok::<_, BackendError>(Dispatch {
-            kernel,
-            overrides: Vec::new(),
-            params: latent_params(kernel, &shape, &given)?,
-            bindings: [&shared[..], more].concat(),
-            grid,
-            work,
-        })
-    };
+    let splits = splits(blocks);
+    let dispatch =
+        |stem, shared: &[_], more: &[(&'static str, Bound)], grid: [u32; 3], work: u64| {
+            let kernel = kernel(stem, &[])?;
+            let mut given = vec![("blocks", blocks.into())];
+            match stem {
+                "refer_search" | "refer_merge" => given.push(("splits", splits.into())),
+                _ => given.push(("x_groups", grid[0].into())),
+            }
+            if stem == "refer_residual" {
+                given.push(("has_base", u32::from(op.base.is_some()).into()));
+            }
+            Ok::<_, BackendError>(Dispatch {
+                kernel,
+                overrides: Vec::new(),
+                params: latent_params(kernel, &shape, &given)?,
+                bindings: [shared, more].concat(),
+                grid,
+                work,
+            })
+        };
     let mut dispatches = Vec::new();
     let row = u64::from(shape.cols);
     if shape.references.is_some() {
         let parts = references * u64::from(shape.cols.div_ceil(PART));
         let grid = context.grid(name, parts.div_ceil(u64::from(STORERS)))?;
-        dispatches.push(dispatch("refer_store", &[], grid, references * row)?);
+        dispatches.push(dispatch(
+            "refer_store",
+            &shared,
+            &[],
+            grid,
+            references * row,
+        )?);
         // How many candidates there are is known on the device only; those of a thousand blocks are a guess.
         let candidates = 1000 * u64::from(shape.references_per_block());
-        let grid = [BLOCK / TOKENS, blocks, 1];
-        let metric = [("metric", Bound::Tensor(op.metric))];
+        let neighbours = shape.references.map_or(0, |found| found.neighbours);
+        let places = tokens * u64::from(splits) * u64::from(neighbours);
+        let found = ("found", context.scratch(name, 1, places * 8)?);
+        let metric = ("metric", Bound::Tensor(op.metric));
+        let work = tokens * candidates * row;
+        let grid = [splits, blocks, 1];
         dispatches.push(dispatch(
             "refer_search",
-            &metric,
+            &shared,
+            &[metric, found],
             grid,
-            tokens * candidates * row,
+            work,
+        )?);
+        let [_, blocks_of, count, entries, _, latents] = shared;
+        let few = [blocks_of, count, entries, latents];
+        dispatches.push(dispatch(
+            "refer_merge",
+            &few,
+            &[found],
+            [blocks, 1, 1],
+            places,
         )?);
     }
     let base = match op.base {
@@ -77,6 +107,18 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
     let grid = context.grid(name, tokens)?;
     let neighbours = u64::from(shape.references.map_or(0, |found| found.neighbours));
     let work = tokens * row * (1 + neighbours);
-    dispatches.push(dispatch("refer_residual", &results, grid, work)?);
+    dispatches.push(dispatch("refer_residual", &shared, &results, grid, work)?);
     Ok(dispatches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_blocks_are_searched_in_many_parts() {
+        assert_eq!(splits(1), 16);
+        assert_eq!(splits(64), 8);
+        assert_eq!(splits(100_000), 1);
+    }
 }
