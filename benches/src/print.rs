@@ -36,6 +36,7 @@ pub struct Printer {
     rows: usize,
     footers: Vec<String>,
     profiles: Vec<String>,
+    ended: bool,
 }
 
 impl Printer {
@@ -47,6 +48,7 @@ impl Printer {
             rows: 0,
             footers: Vec::new(),
             profiles: Vec::new(),
+            ended: false,
         }
     }
 
@@ -105,6 +107,7 @@ impl Printer {
     /// # Errors
     /// Standard output cannot be written.
     pub fn end(mut self) -> Result<()> {
+        self.ended = true;
         match self.format {
             Format::Json => {
                 let end = if self.rows == 0 { "[]" } else { "\n]" };
@@ -118,6 +121,16 @@ impl Printer {
             Format::Csv | Format::Jsonl => {}
         }
         Ok(())
+    }
+}
+
+impl Drop for Printer {
+    /// Closes a list that a failure cut short, so that what was measured can be read.
+    fn drop(&mut self) {
+        if !self.ended && self.rows > 0 && matches!(self.format, Format::Json) {
+            // The failure is what is reported.
+            let _ = self.output.line("\n]");
+        }
     }
 }
 

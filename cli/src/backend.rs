@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use longwave_contract::{Backend, DeviceKind};
 use longwave_cpu::CpuBackend;
+use longwave_runtime::hub::kernel_directory;
 use longwave_wgpu::{DeviceInfo, WgpuBackend, WgpuOptions};
 
 use crate::args::DeviceArguments;
@@ -92,6 +93,7 @@ impl Choice {
                 let options = WgpuOptions {
                     device: Some(index.to_string()),
                     allow_software: true,
+                    kernels: kernel_directory().ok(),
                     ..Default::default()
                 };
                 let backend = WgpuBackend::open(&options)

@@ -1,6 +1,7 @@
 //! The backend: one device, its buffers and its plans.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwave_contract::{
@@ -26,6 +27,8 @@ pub struct WgpuOptions {
     pub allow_software: bool,
     /// Kernels that tests ask for.
     pub force: Force,
+    /// A folder in which compiled kernels are kept from one start to the next, where the driver lets them be kept.
+    pub kernels: Option<PathBuf>,
     /// Cuts buffers at this many bytes where the device would bind larger ones.
     pub slab_limit: Option<u64>,
     /// Allocations of device memory beyond this many bytes fail as out of memory. Staging buffers do not count.
@@ -63,6 +66,7 @@ impl WgpuBackend {
             options.device.as_deref(),
             options.allow_software,
             options.slab_limit,
+            options.kernels.as_deref(),
         )?;
         caps.half_products = cooperative(&caps, options.force);
         Ok(WgpuBackend {

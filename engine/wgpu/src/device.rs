@@ -1,6 +1,7 @@
 //! Adapters, the choice of one, and the open device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use longwave_contract::{BackendError, Caps, CooperativeMatrix, DeviceKind};
 use crate::BACKEND;
 use crate::budget;
 use crate::fault::{Faults, internal};
+use crate::kernel_cache::KernelCache;
 
 /// A submission that takes longer than this will not end: drivers reset a device long before.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -150,9 +152,10 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: wgpu::Limits,
     pub(crate) faults: Arc<Faults>,
+    pub(crate) kernels: KernelCache,
 }
 
-/// Opens a device. `slab_limit` lowers the size at which buffers are cut.
+/// Opens a device. `slab_limit` lowers the size at which buffers are cut; compiled kernels are kept in the folder `kernels`.
 ///
 /// # Errors
 /// [`BackendError::NoDevice`] when none fits or the driver does not open it.
@@ -160,6 +163,7 @@ pub(crate) fn open(
     wanted: Option<&str>,
     software: bool,
     slab_limit: Option<u64>,
+    kernels: Option<&Path>,
 ) -> Result<(Gpu, Caps), BackendError> {
     let mut found = adapters();
     let infos: Vec<DeviceInfo> = found.iter().map(|(info, _)| info.clone()).collect();
@@ -170,7 +174,8 @@ pub(crate) fn open(
         | wgpu::Features::SUBGROUP
         | wgpu::Features::SUBGROUP_BARRIER
         | wgpu::Features::TIMESTAMP_QUERY
-        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+        | wgpu::Features::PIPELINE_CACHE;
     let mut experimental = wgpu::ExperimentalFeatures::disabled();
     if !matrices.is_empty() {
         wished |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
@@ -208,7 +213,9 @@ pub(crate) fn open(
         matrices,
         slab_limit,
     );
+    let kernels = KernelCache::open(&device, &adapter.get_info(), kernels);
     let gpu = Gpu {
+        kernels,
         device,
         queue,
         limits,

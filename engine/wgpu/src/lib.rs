@@ -10,6 +10,7 @@
 //! | `memory` | accounted device buffers, and the slabs of each [`BufferId`](longwave_contract::BufferId) |
 //! | `staging` | the way of bytes between host and device |
 //! | `pipeline` | compiled kernels |
+//! | `kernel_cache` | compiled kernels on disk |
 //! | `plan` | prepared recordings: pipelines, bind groups, parameters, shared scratch memory |
 //! | `profile` | the time of each op of a plan, by time stamps |
 //! | `submission` | what is under way, in which order it ends, and how much work one submission may hold |
@@ -21,6 +22,7 @@ mod backend;
 mod budget;
 mod device;
 mod fault;
+mod kernel_cache;
 mod launch;
 mod memory;
 mod pipeline;

@@ -195,7 +195,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline, BackendError> {
                 // Kernels write their workgroup memory before they read it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: gpu.kernels.raw(),
         });
         Pipeline { pipeline, layout }
     };

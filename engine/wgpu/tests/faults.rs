@@ -15,7 +15,36 @@ pub(super) const TRIALS: &[Case] = &[
         the_limit_of_memory_is_an_error,
     ),
     ("faults: a lost device stays lost", a_lost_device_stays_lost),
+    (
+        "faults: a damaged file of kernels costs time only",
+        a_damaged_file_of_kernels_costs_time_only,
+    ),
 ];
+
+fn a_damaged_file_of_kernels_costs_time_only() -> Outcome {
+    let folder = std::env::temp_dir().join(format!("longwave-kernels-{}", std::process::id()));
+    let used = || super::plans::embed(|options| options.kernels = Some(folder.clone()));
+    used()?;
+    // Interfaces other than Vulkan keep nothing.
+    let files = || std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    for file in files() {
+        let kept = std::fs::read(file.path())?;
+        holds(!kept.is_empty(), "the file is empty")?;
+        for damaged in [&kept[..kept.len() / 2], b"no kernels", b""] {
+            std::fs::write(file.path(), damaged)?;
+            used()?;
+            let repaired = std::fs::metadata(file.path())?.len();
+            holds(repaired > damaged.len() as u64, "the file stayed damaged")?;
+        }
+    }
+    let names = files().map(|file| file.file_name().into_string());
+    let leftover = names.flatten().find(|name| name.ends_with(".part"));
+    std::fs::remove_dir_all(&folder).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    same(leftover, None, "left behind")
+}
 
 fn devices_are_listed_and_chosen() -> Outcome {
     let found = devices();

@@ -179,7 +179,7 @@ fn product(weight: &[f32], a: &[f32]) -> f64 {
     products.sum()
 }
 
-fn embed(change: impl FnOnce(&mut WgpuOptions)) -> Outcome {
+pub(super) fn embed(change: impl FnOnce(&mut WgpuOptions)) -> Outcome {
     let mut bench = Bench::new(change)?;
     // Five slabs of 32 rows where they are cut at 4096 bytes.
     let table = values(150, 64, 1);

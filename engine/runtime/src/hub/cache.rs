@@ -47,6 +47,11 @@ impl Cache {
             .ok_or(HubError::NoCacheDirectory)
     }
 
+    /// The folder of compiled kernels, beside that of models.
+    pub(super) fn kernels(&self) -> PathBuf {
+        self.root.with_file_name("kernels")
+    }
+
     /// The folder of codecs, beside that of models.
     pub(super) fn codecs(&self) -> PathBuf {
         self.root.with_file_name("codecs")

@@ -112,6 +112,14 @@ pub fn codec_directory() -> Result<PathBuf, HubError> {
     Cache::locate(None, |name| std::env::var_os(name)).map(|cache| cache.codecs())
 }
 
+/// The folder of the kernels that backends have compiled: beside that of the models.
+///
+/// # Errors
+/// The environment names no folder for caches.
+pub fn kernel_directory() -> Result<PathBuf, HubError> {
+    Cache::locate(None, |name| std::env::var_os(name)).map(|cache| cache.kernels())
+}
+
 /// Finds the files of a model, fetching what the cache lacks.
 ///
 /// Blocks; safe to call from inside an async runtime, though it holds the thread. A cached model is used without asking
