@@ -90,7 +90,7 @@ pub struct TokenArguments {
     /// A text on which deltakv calibrates where it is given no codec; may be given several times
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     pub text: Vec<PathBuf>,
-    /// Tokens of a prompt that are taken in at a time; 512 or 2,048 by the device unless given
+    /// Tokens of a prompt that are taken in at a time; 512 to 8,192 by device and model unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: Option<u32>,
     /// Measure each op of a prompt or a token on the device as well

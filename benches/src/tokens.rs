@@ -46,7 +46,8 @@ impl TokenArguments {
         for choice in &choices {
             let backend = choice.open(notes)?;
             let chunk = self.chunk;
-            let chunk = chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps()));
+            let chunk =
+                chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps(), subject.config()));
             let options = EngineOptions {
                 chunk: chunk.min(context),
                 ..EngineOptions::single(context)

@@ -79,7 +79,7 @@ pub struct EngineArguments {
     /// Tokens that prompt and answer may have together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Tokens of a prompt that are taken in at a time; 512 or 2,048 by the device unless given
+    /// Tokens of a prompt that are taken in at a time; 512 to 8,192 by device and model unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub chunk: Option<u32>,
     /// What the cache keeps and attention reads: dense, q8, q4, omnikv or deltakv, with settings after a colon

@@ -95,7 +95,9 @@ impl RunArguments {
         let backend = choice.open(notes)?;
         let chunk = self.engine.chunk;
         let options = EngineOptions {
-            chunk: chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps())),
+            chunk: chunk.unwrap_or_else(|| {
+                EngineOptions::chunk_for(backend.caps(), opened.source.config())
+            }),
             ..EngineOptions::single(context)
         };
         let engine = opened.engine(&backend, &self.engine.kv, &self.engine.text, options, notes)?;

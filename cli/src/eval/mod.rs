@@ -247,7 +247,7 @@ impl EvalArguments {
         let backend = choice.open(notes)?;
         let options = EngineOptions {
             engines: self.kv.len() as u32 + 1,
-            chunk: EngineOptions::chunk_for(backend.caps()).min(length),
+            chunk: EngineOptions::chunk_for(backend.caps(), opened.source.config()).min(length),
             ..EngineOptions::single(length)
         };
         let model = opened.load(&backend, &options, notes)?;

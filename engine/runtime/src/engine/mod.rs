@@ -59,10 +59,15 @@ impl EngineOptions {
         }
     }
 
-    /// The chunk for a device: longer where matrix units do the products, which need more rows to be busy.
-    pub fn chunk_for(caps: &Caps) -> u32 {
+    /// The chunk for a device and a model: longer where matrix units do the products, which need more rows to be busy, and the longer the
+    /// narrower the model is, as far as activations stay small beside weights.
+    pub fn chunk_for(caps: &Caps, config: &ModelConfig) -> u32 {
+        const ELEMENTS: u32 = 1 << 25;
         match caps.half_products {
-            true => 2048,
+            true => {
+                let rows = (ELEMENTS / config.inner.max(1)).clamp(2048, 8192);
+                1 << rows.ilog2()
+            }
             false => 512,
         }
     }
