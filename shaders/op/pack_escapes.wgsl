@@ -1,6 +1,6 @@
 // What: the tokens of each block with the largest errors as exact rows into `latents`, and its gains.
 // Contract: engine/contract/src/op/pack.rs
-// Grid: x = blocks; 128 threads, a token each and then a part of a row.
+// Grid: x = blocks, y = parts of their work; 128 threads, a token each and then a quad of a row.
 // Shared: 1 KiB of errors, and 1 KiB of gains and chosen tokens.
 // Numerics: errors are ordered as pairs; exact rows are rounded on every device alike.
 
@@ -10,9 +10,10 @@ const WORKGROUP: u32 = 128u;
 
 struct Params {
     blocks: u32,
-    // Whether there are gains, and parts of 64 elements of a row.
+    // Workgroups along y.
+    y_groups: u32,
+    // Whether there are gains.
     gains: u32,
-    parts: u32,
     // Always zero.
     zero: u32,
     // The shape of blocks.
@@ -66,22 +67,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         chosen[worse] = thread;
     }
     workgroupBarrier();
-    if params.gains != 0u {
+    if params.gains != 0u && group.y == 0u {
         let all = BLOCK - params.references;
         if 2u * thread < all {
             latents[record + params.scales_at + thread] = gains[2u * thread] | (gains[2u * thread + 1u] << 16u);
         }
     }
     let first = record + params.escapes_at;
-    if thread < params.escapes {
+    if thread < params.escapes && group.y == 0u {
         latents[first + thread] = chosen[thread];
     }
-    for (var i = thread; i < params.escapes * params.parts; i += WORKGROUP) {
-        let lane = chosen[i / params.parts];
+    let quads = params.cols / 4u;
+    for (var i = group.y * WORKGROUP + thread; i < params.escapes * quads; i += params.y_groups * WORKGROUP) {
+        let lane = chosen[i / quads];
         if lane != 0xffffffffu {
-            let base = first + params.escapes + i / params.parts * params.exact_words;
-            store_exact(block.source + lane, base, i % params.parts);
+            let base = first + params.escapes + i / quads * params.exact_words;
+            store_exact(block.source + lane, base, i % quads);
         }
+    }
+    if group.y != 0u {
+        return;
     }
     // Rows without a token, and what fills up the record.
     let used = params.escapes + min(params.escapes, BLOCK - params.references) * params.exact_words;

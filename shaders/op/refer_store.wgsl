@@ -1,6 +1,6 @@
 // What: the references of all blocks enter `latents` as exact rows.
 // Contract: engine/contract/src/op/refer.rs
-// Grid: y * x_groups + x = blocks * references * parts of 64 elements / 64; a part a thread.
+// Grid: y * x_groups + x = blocks * references * quads of elements / 64; a quad a thread.
 // Shared: none.
 // Numerics: scales are quotients rounded to f32 and then f16, codes rounded half to even, on every device alike.
 
@@ -9,9 +9,8 @@
 
 struct Params {
     blocks: u32,
-    // Workgroups along x, and parts of a row.
+    // Workgroups along x.
     x_groups: u32,
-    parts: u32,
     // Always zero.
     zero: u32,
     // The shape of blocks.
@@ -34,7 +33,8 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let id = (group.y * params.x_groups + group.x) * 64u + thread;
-    let row = id / params.parts;
+    let quads = params.cols / 4u;
+    let row = id / quads;
     let number = row / params.references;
     if number >= min(count[0], params.blocks) {
         return;
@@ -42,5 +42,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let block = blocks[number];
     let reference = row % params.references;
     let base = record_base(block.blocks, block.index) + reference * params.exact_words;
-    store_exact(block.source + reference * params.stride, base, id % params.parts);
+    store_exact(block.source + reference * params.stride, base, id % quads);
 }

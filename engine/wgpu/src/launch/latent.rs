@@ -6,9 +6,6 @@ use longwave_shaders::Kernel;
 
 use super::{Word, params};
 
-/// Elements of an exact row that a thread writes: two groups, whose scales are one word.
-pub(super) const PART: u32 = 64;
-
 /// The words of a kernel's parameters: those given, and the numbers of a shape that the kernel takes.
 pub(super) fn latent_params(
     kernel: &Kernel,
@@ -22,7 +19,6 @@ pub(super) fn latent_params(
         ("zero", 0),
         ("cols", shape.cols),
         ("rank", shape.rank),
-        ("parts", shape.cols.div_ceil(PART)),
         ("group", if grouped { shape.group } else { u32::MAX }),
         ("groups", shape.rank.div_ceil(shape.group)),
         ("rule", shape.rule as u32),

@@ -12,6 +12,11 @@ const CODE_WORDS: u32 = 2048;
 /// Groups of a token's latents that it has room for.
 const GROUPS: u32 = 512;
 
+/// Elements of escapes that a workgroup writes at a time.
+const ESCAPED: u32 = 512;
+/// Workgroups that share a block's escapes at most.
+const ESCAPERS: u32 = 8;
+
 /// # Errors
 /// [`BackendError::Unsupported`] for more than 65536 bits or 512 groups of a token, for more blocks than a grid has workgroups, and for
 /// operands that exceed a binding.
@@ -61,7 +66,13 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
     };
     let escapes = kernel("pack_escapes", &[])?;
     let gains = u32::from(shape.rule == ScaleRule::Gain);
-    let given = [("blocks", blocks.into()), ("gains", gains.into())];
+    let rows = shape.escapes * shape.cols.div_ceil(ESCAPED);
+    let y_groups = rows.clamp(1, ESCAPERS);
+    let given = [
+        ("blocks", blocks.into()),
+        ("y_groups", y_groups.into()),
+        ("gains", gains.into()),
+    ];
     let more = [
         whole("staged", op.staged)?,
         ("mean", Bound::Tensor(op.mean)),
@@ -71,7 +82,7 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
         overrides: Vec::new(),
         params: latent_params(escapes, &shape, &given)?,
         bindings: [&shared[..], &more[..]].concat(),
-        grid: [blocks, 1, 1],
+        grid: [blocks, y_groups, 1],
         work: u64::from(blocks) * u64::from(BLOCK * BLOCK + shape.escapes * shape.cols),
     };
     Ok(vec![codes, escapes])

@@ -5,10 +5,10 @@ use longwave_contract::BackendError;
 use longwave_contract::kv::BLOCK;
 use longwave_contract::op::Refer;
 
-use super::latent::{PART, latent_params};
+use super::latent::latent_params;
 use super::{Bound, Context, Dispatch, kernel, unsupported};
 
-/// Parts of rows that a workgroup writes.
+/// Quads of rows that a workgroup writes.
 const STORERS: u32 = 64;
 /// Workgroups of the search that keep a large device busy.
 const BUSY: u32 = 512;
@@ -64,8 +64,8 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
     let mut dispatches = Vec::new();
     let row = u64::from(shape.cols);
     if shape.references.is_some() {
-        let parts = references * u64::from(shape.cols.div_ceil(PART));
-        let grid = context.grid(name, parts.div_ceil(u64::from(STORERS)))?;
+        let quads = references * u64::from(shape.cols / 4);
+        let grid = context.grid(name, quads.div_ceil(u64::from(STORERS)))?;
         dispatches.push(dispatch(
             "refer_store",
             &shared,
