@@ -93,10 +93,9 @@ pub enum Error {
 /// What a model would take of a device's memory, and what there is. All sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{model} does not fit on {device}: weights {} + cache {} for {tokens} tokens + working memory {} = {}, and {} is free; \
-     try a smaller model, a smaller --context, or another --device",
+    "{model} does not fit on {device}: weights {} + cache {} for {tokens} tokens + working memory {} = {}, and {} is free; {}",
     gibibytes(*.weights), gibibytes(*.cache), gibibytes(*.work), gibibytes(.weights + .cache + .work),
-    .free.map_or_else(|| "less".into(), gibibytes)
+    .free.map_or_else(|| "less".into(), gibibytes), self.advice()
 )]
 pub struct DoesNotFit {
     /// The model's file.
@@ -115,6 +114,22 @@ pub struct DoesNotFit {
     pub free: Option<u64>,
 }
 
+impl DoesNotFit {
+    /// Tokens that the cache could hold beside weights and working memory, where it is known what is free.
+    pub fn fitting(&self) -> Option<u64> {
+        let room = self.free?.checked_sub(self.weights + self.work)?;
+        let token = self.cache.div_ceil(u64::from(self.tokens.max(1)));
+        Some(room / token.max(1)).filter(|tokens| *tokens > 0)
+    }
+
+    fn advice(&self) -> String {
+        match self.fitting() {
+            Some(tokens) => format!("a cache of {tokens} tokens would fit"),
+            None => "try a smaller model, a shorter context, or another --device".into(),
+        }
+    }
+}
+
 fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
@@ -122,5 +137,33 @@ fn gibibytes(bytes: u64) -> String {
 impl From<CheckError> for Error {
     fn from(error: CheckError) -> Self {
         Error::Backend(BackendError::Check(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_is_said() {
+        let mut error = DoesNotFit {
+            model: "m".into(),
+            device: "d".into(),
+            weights: 6 << 30,
+            cache: 4 << 30,
+            tokens: 4096,
+            work: 1 << 30,
+            free: Some(8 << 30),
+        };
+        assert_eq!(error.fitting(), Some(1024));
+        assert!(
+            error
+                .to_string()
+                .ends_with("a cache of 1024 tokens would fit")
+        );
+        error.free = Some(7 << 30);
+        assert_eq!(error.fitting(), None);
+        error.free = None;
+        assert!(error.to_string().contains("another --device"));
     }
 }
