@@ -79,8 +79,10 @@ fn main(
     var sum$(i)_$(j) = coop_mat16x16<f32, C>();
     //:end
     //:end
-    // Whole tiles pass between registers and y, others through workgroup memory. Loops, since naga takes no `if` around matrices.
-    let whole = tile_row + TILE <= rows && tile_output + TILE <= params.outputs && params.has_bias == 0u;
+    // Whole tiles whose rows begin at multiples of 16 bytes pass between registers and y, others through workgroup memory. Loops, since naga takes no
+    // `if` around matrices.
+    let aligned = params.first % 4u == 0u && params.y_pitch % 4u == 0u;
+    let whole = aligned && tile_row + TILE <= rows && tile_output + TILE <= params.outputs && params.has_bias == 0u;
     let y_place = (tile_row + down) * params.y_pitch + params.first + tile_output + across;
     var resume = whole && params.add != 0u;
     loop {
