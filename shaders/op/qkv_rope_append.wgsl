@@ -27,6 +27,9 @@ struct Params {
     kv_in_pitch: u32,
     rope_pitch: u32,
     kv_pitch: u32,
+    // The first elements of k and v in their buffers.
+    k_first: u32,
+    v_first: u32,
     // The window of slots.
     first_slot: u32,
     slots: u32,
@@ -73,15 +76,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     // The head's place among those of its kind.
     let kind_head = select(select(head - params.heads - params.kv_heads, head - params.heads, is_key), head, is_query);
     let base = row * select(params.kv_in_pitch, params.q_pitch, is_query) + kind_head * dim;
+    let k_base = base + params.k_first;
+    let v_base = base + params.v_first;
     var squares = 0.0;
     for (var e = lane.thread; e < dim; e += WORKGROUP) {
         var value: f32;
         if is_query {
             value = q_in[base + e];
         } else if is_key {
-            value = k_in[base + e];
+            value = k_in[k_base + e];
         } else {
-            value = v_in[base + e];
+            value = v_in[v_base + e];
         }
         squares += value * value;
         head_tile[e] = value;

@@ -1,7 +1,7 @@
 //! Rung 1: does every op on every backend match the CPU reference?
 //!
 //! One file per op lists its cases; each case runs on the adapter with the kernels that it selects, and with every kind of kernel forced:
-//! without subgroups, row and tile matmuls. Cases with a large table, weight or cache run once more with it cut into small slabs.
+//! without subgroups, row and tile matmuls; the row kernels, which have one for a single row, with subgroups and without. Cases with a large table, weight or cache run once more with it cut into small slabs.
 
 mod activate;
 mod attend;
@@ -102,8 +102,10 @@ fn record(op: Op) -> Result<Recording> {
 }
 
 /// Shapes at which every matmul kernel is tried: rows of input, of which `count` count, by output columns and inner columns.
-const MATMULS: [(u32, u32, u32, u32); 8] = [
+const MATMULS: [(u32, u32, u32, u32); 10] = [
     (1, 1, 64, 64),
+    (1, 1, 257, 576),
+    (1, 1, 70, 4192),
     (2, 2, 96, 160),
     (5, 4, 100, 96),
     (8, 8, 257, 576),
@@ -166,6 +168,14 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             forced(Force {
                 matmul: Some(MatmulKernel::Row),
                 no_cooperative: true,
+                ..Force::default()
+            }),
+        ),
+        (
+            "wgpu row matmul without subgroups",
+            forced(Force {
+                matmul: Some(MatmulKernel::Row),
+                no_subgroup: true,
                 ..Force::default()
             }),
         ),

@@ -124,6 +124,45 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         (
+            "one row of 4-bit weights, 4 heads for each",
+            Shape {
+                heads: 8,
+                kv_heads: 2,
+                head_dim: 128,
+                width: 2080,
+                dtypes: [DType::Q4; 3],
+                spare_pages: 40,
+                ..plain
+            },
+        ),
+        (
+            "one row of 8-bit weights, heads of 80",
+            Shape {
+                heads: 6,
+                head_dim: 80,
+                width: 576,
+                dtypes: [DType::Q8G32M; 3],
+                spare_pages: 12,
+                ..plain
+            },
+        ),
+        (
+            "one row, unroped keys",
+            Shape {
+                heads: 6,
+                space: KeySpace::Unroped,
+                ..plain
+            },
+        ),
+        (
+            "one row, mixed weights",
+            Shape {
+                heads: 6,
+                dtypes: mixed,
+                ..plain
+            },
+        ),
+        (
             "staged, head norms and bias",
             Shape {
                 heads: 6,

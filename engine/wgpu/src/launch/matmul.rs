@@ -3,7 +3,7 @@
 
 use longwave_contract::{BackendError, DeviceKind, Tensor};
 
-use super::{Bound, Context, Dispatch, MatmulKernel, kernel, params, unsupported};
+use super::{Bound, Context, Dispatch, MatmulKernel, kernel, one_row, params, unsupported};
 
 /// Rows that the row kernel takes at a time.
 const ROWS: u32 = 8;
@@ -14,7 +14,7 @@ const ROW_THREADS: u32 = 64;
 /// Rows and outputs of a workgroup of the tile kernel.
 const TILE: u32 = 64;
 /// Columns that the tile kernels take in a step.
-const STEP: u32 = 32;
+pub(super) const STEP: u32 = 32;
 /// Rows and outputs of a workgroup of the cooperative kernel, where there are enough of them.
 const LARGE_TILE: u32 = 128;
 /// Columns that it takes in a step then.
@@ -57,6 +57,16 @@ fn select(
         None if cooperative => MatmulKernel::Cooperative,
         None => MatmulKernel::Tile,
     }
+}
+
+/// The kernel for `rows` rows on a device.
+pub(super) fn chosen(rows: u32, context: &Context<'_>) -> MatmulKernel {
+    select(
+        rows,
+        context.caps.kind,
+        context.cooperative(),
+        context.force.matmul,
+    )
 }
 
 /// Rows and outputs of a workgroup of the cooperative kernel: a larger tile reads less for each product, a smaller one leaves fewer
@@ -130,6 +140,9 @@ pub(super) fn launch(
     if !weight.cols.is_multiple_of(STEP) {
         let why = format!("weights {weight} have columns that are no multiple of {STEP}");
         return Err(unsupported(matmul.op, why));
+    }
+    if one_row::serves(matmul.rows, context) {
+        return one_row::launch(matmul, None, context);
     }
     let variant = format!("weight_{}", weight.dtype.name());
     let chosen = chosen(matmul.rows, context);

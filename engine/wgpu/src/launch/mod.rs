@@ -1,6 +1,6 @@
 //! Which kernels serve an op, with which numbers and grids.
 //!
-//! One file per op, and beside them `latent`, `matmul` and `rms_norm`, which several ops use. In each, a `select` function chooses from shapes and
+//! One file per op, and beside them `latent`, `matmul`, `one_row` and `rms_norm`, which several ops use. In each, a `select` function chooses from shapes and
 //! [`Caps`] alone, so that the choice is tested without a device. What comes out is a list of [`Dispatch`]es: names and numbers, no wgpu.
 //!
 //! An operand that is absent (a bias, a head norm) is bound to the op's `count` tensor, which every op has and which is only read; the
@@ -16,6 +16,7 @@ mod linear_add;
 mod matmul;
 mod norm_linear;
 mod observe;
+mod one_row;
 mod pack;
 mod qkv_rope_append;
 mod refer;

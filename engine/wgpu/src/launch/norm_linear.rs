@@ -1,9 +1,10 @@
-//! `norm_linear`: the selected rows' norm into scratch 0, then a matrix product.
+//! `norm_linear`: the selected rows' norm into scratch 0, then a matrix product; one product for one row.
 
 use longwave_contract::BackendError;
 use longwave_contract::op::NormLinear;
 
 use super::matmul::{self, Matmul};
+use super::one_row::{self, Norm};
 use super::rms_norm::{self, RmsNorm};
 use super::{Context, Dispatch};
 
@@ -13,6 +14,23 @@ pub(super) fn launch(
     op: &NormLinear,
     context: &Context<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
+    if one_row::serves(op.out.rows, context) && op.x.cols.is_multiple_of(matmul::STEP) {
+        let matmul = Matmul {
+            op: NormLinear::NAME,
+            weight: op.weight,
+            a: context.whole(NormLinear::NAME, "x", op.x)?,
+            bias: None,
+            count: op.count,
+            y: context.whole(NormLinear::NAME, "out", op.out)?,
+            rows: 1,
+            add: false,
+        };
+        let norm = Norm {
+            norm: op.norm,
+            epsilon: op.epsilon,
+        };
+        return one_row::launch(&matmul, Some((&norm, op.x, op.select)), context);
+    }
     let norm = RmsNorm {
         op: NormLinear::NAME,
         x: op.x,
