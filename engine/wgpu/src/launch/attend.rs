@@ -4,22 +4,22 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::Attend;
 
-use super::{AttendKernel, Bound, Context, Dispatch, kernel, params, unsupported};
+use super::{AttendKernel, Bound, Context, Dispatch, attend_row, kernel, params, unsupported};
 
 /// Elements of queries that a workgroup has room for: rows by elements of a head.
 const TILE_LIMIT: u32 = 512;
 /// Rows that a workgroup takes together where rows of a chunk share a view.
 const TILE_ROWS: u32 = 4;
 /// Row capacity from which a recording is taken to hold chunks.
-const CHUNK: u32 = 9;
+pub(super) const CHUNK: u32 = 9;
 /// Query heads that share the reads of a key head.
-const BLOCK: u32 = 4;
+pub(super) const BLOCK: u32 = 4;
 /// Tokens that a workgroup takes at a time.
 const STEP: u32 = 64;
 /// Tokens below which a view is not split further.
 const SPLIT_LEAST: u32 = 256;
 /// Multiply-adds of one dispatch at most: a chunk over a long context is cut by rows, so that no submission grows too long.
-const WORK_LIMIT: u64 = 10_000_000_000;
+pub(super) const WORK_LIMIT: u64 = 10_000_000_000;
 /// Workgroups that keep a large device busy.
 const BUSY: u32 = 1024;
 /// Queries of a workgroup for matrix units.
@@ -31,13 +31,13 @@ const COOPERATIVE_WORK: u64 = 1_000_000_000_000;
 
 /// How rows and views are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cut {
+pub(super) struct Cut {
     /// Rows of a workgroup: 1 or [`TILE_ROWS`]; all of the op's for matrix units.
-    rows: u32,
+    pub rows: u32,
     /// Tokens of a split.
-    tokens: u32,
+    pub tokens: u32,
     /// Splits of the longest view.
-    splits: u32,
+    pub splits: u32,
 }
 
 /// Takes rows together where there are many and their heads fit, then cuts views so that workgroups keep the device busy. `groups` are
@@ -92,6 +92,9 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         && takes_matrix_units(op, context)
     {
         return cooperative(op, window.bound, context);
+    }
+    if let Some(share) = attend_row::serves(op, context) {
+        return attend_row::launch(op, share, context);
     }
     let cut = select(
         rows,
@@ -163,7 +166,7 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         }
     }
     if !single {
-        dispatches.push(merge(op, cut, sums, stats, out)?);
+        dispatches.push(merge(op, cut, sums, stats, out, context)?);
     }
     Ok(dispatches)
 }
@@ -244,25 +247,26 @@ fn cooperative(
         });
     }
     if !single {
-        dispatches.push(merge(op, cut, sums, stats, out)?);
+        dispatches.push(merge(op, cut, sums, stats, out, context)?);
     }
     Ok(dispatches)
 }
 
 /// The dispatch that makes one result of all splits.
-fn merge(
+pub(super) fn merge(
     op: &Attend,
     cut: Cut,
     sums: Bound,
     stats: Bound,
     out: Bound,
+    context: &Context<'_>,
 ) -> Result<Dispatch, BackendError> {
     let (rows, heads, head_dim) = (op.q.rows, op.heads(), op.shape.head_dim);
-    let merge = kernel("attend_merge", &[])?;
+    let merge = kernel("attend_merge", &[context.reduce()])?;
     let values = [
         ("rows", rows.into()),
         ("heads", heads.into()),
-        ("head_dim", head_dim.into()),
+        ("quads", (head_dim / 4).into()),
         ("split_tokens", cut.tokens.into()),
         ("splits", cut.splits.into()),
     ];

@@ -8,6 +8,7 @@
 
 mod activate;
 mod attend;
+mod attend_row;
 mod embed;
 mod gate_up_silu;
 mod latent;

@@ -1,0 +1,272 @@
+// What: attention of one row's up to four query heads that share a key head, over one split of its view: weighted sums, maxima, sums of weights.
+// Contract: engine/contract/src/op/attend.rs
+// Grid: x = key heads * blocks of four query heads, y = splits, z = rows; groups of LANES threads take four tokens at a time, each on its own.
+// Shared: 8 KiB for the groups' sums of two heads, and 1 KiB for their maxima and weights.
+// Numerics: f32 from f16 rows; online softmax by group, then over groups; a split that sees nothing gives weight 0.
+
+const WORKGROUP: u32 = 128u;
+//:let PIECES = 2
+//:let TOKENS = 4
+//:import part/window
+//:import part/math
+
+struct Params {
+    rows: u32,
+    // The first row of this dispatch.
+    first_row: u32,
+    heads: u32,
+    // Query heads of a key head, and blocks of four among them.
+    group: u32,
+    blocks: u32,
+    // Octets of a head.
+    octets: u32,
+    // Tokens of a split, and splits.
+    split_tokens: u32,
+    splits: u32,
+    // The window of slots, the vec4s of a slot, and of its keys.
+    first_slot: u32,
+    slots: u32,
+    kv_pitch: u32,
+    values: u32,
+    // Whether an earlier dispatch has seen other slots of the split, and whether the sums are divided by the weights here.
+    resume: u32,
+    finish: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> kv: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> rows: array<RowDesc>;
+@group(0) @binding(4) var<storage, read> count: array<u32>;
+@group(0) @binding(5) var<storage, read> views: array<ViewDesc>;
+@group(0) @binding(6) var<storage, read> entries: array<u32>;
+// [row][head][split][head_dim], and [row][head][split] as maximum and sum of weights.
+@group(0) @binding(7) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> stats: array<vec2<f32>>;
+
+// Threads that share a token: a power of two, from 4 to 32, that every subgroup holds; and octets of a head that each of them takes.
+override LANES: u32 = 16u;
+override PIECES: u32 = 1u;
+
+struct Lane {
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_invocation_id) within: u32,
+    @builtin(subgroup_size) size: u32,
+}
+
+// Component h of vec4s of scores, maxima and weights belongs to the block's head h.
+var<workgroup> parts: array<vec4<f32>, 4u * WORKGROUP>;
+var<workgroup> group_largest: array<vec4<f32>, WORKGROUP / 4u>;
+var<workgroup> group_weights: array<vec4<f32>, WORKGROUP / 4u>;
+
+// The sum over the threads that share a token.
+fn lanes_add(value: vec4<f32>) -> vec4<f32> {
+    var sum = value + subgroupShuffleXor(value, 1u);
+    sum += subgroupShuffleXor(sum, 2u);
+    if LANES > 4u {
+        sum += subgroupShuffleXor(sum, 4u);
+    }
+    if LANES > 8u {
+        sum += subgroupShuffleXor(sum, 8u);
+    }
+    if LANES > 16u {
+        sum += subgroupShuffleXor(sum, 16u);
+    }
+    return sum;
+}
+
+// The place of a token's row in the window, or ABSENT.
+fn token_place(view: ViewDesc, token: u32, end: u32) -> u32 {
+    let place = local_slot(view, min(token, end - 1u));
+    return select(ABSENT, place, token < end);
+}
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    let row = params.first_row + group.z;
+    // Neither load waits for the other.
+    let counted = count[0];
+    let desc_view = rows[row].view;
+    let position = rows[row].position;
+    if row >= min(counted, params.rows) {
+        return;
+    }
+    // Workgroups of a split follow one another: together they read whole rows of the cache.
+    let split = group.y;
+    let kv_head = group.x / params.blocks;
+    let block = group.x % params.blocks;
+    let head = kv_head * params.group + 4u * block;
+    let block_heads = min(params.group - 4u * block, 4u);
+    let view = views[desc_view];
+    let visible = view_visible(view, position);
+    let begin = split * params.split_tokens;
+    if split > 0u && begin >= visible {
+        // The merge does not read it.
+        return;
+    }
+    let end = select(min(begin + params.split_tokens, visible), visible, split + 1u == params.splits);
+
+    let groups = WORKGROUP / LANES;
+    let within = lane.within % LANES;
+    let own = lane.subgroup * (lane.size / LANES) + lane.within / LANES;
+    // A head's last octets may leave some threads without one: they repeat the last, with queries of zero.
+    //:repeat p = 0..PIECES
+    let octet$(p) = within + $(p)u * LANES;
+    let kv_octet$(p) = kv_head * params.octets + min(octet$(p), params.octets - 1u);
+    let has$(p) = PIECES > $(p)u && octet$(p) < params.octets;
+    //:end
+    //:repeat h = 0..4
+    let place$(h) = (row * params.heads + head + $(h)u) * params.splits + split;
+    //:repeat p = 0..PIECES
+    var q$(h)_$(p)_low = vec4<f32>();
+    var q$(h)_$(p)_high = vec4<f32>();
+    var sum$(h)_$(p)_low = vec4<f32>();
+    var sum$(h)_$(p)_high = vec4<f32>();
+    if $(h)u < block_heads && has$(p) {
+        let source = 2u * ((row * params.heads + head + $(h)u) * params.octets + octet$(p));
+        q$(h)_$(p)_low = q[source] * params.scale;
+        q$(h)_$(p)_high = q[source + 1u] * params.scale;
+    }
+    //:end
+    //:end
+    var largest = vec4<f32>(MASKED);
+    var weight_sum = vec4<f32>();
+    if params.resume != 0u && own == 0u {
+        //:repeat h = 0..4
+        if $(h)u < block_heads {
+            largest[$(h)] = stats[place$(h)].x;
+            weight_sum[$(h)] = stats[place$(h)].y;
+            //:repeat p = 0..PIECES
+            if has$(p) {
+                let source = 2u * (place$(h) * params.octets + octet$(p));
+                sum$(h)_$(p)_low = sums[source];
+                sum$(h)_$(p)_high = sums[source + 1u];
+            }
+            //:end
+        }
+        //:end
+    }
+
+    // Loads run ahead: of places by two steps, of keys by one, and of a step's values while its keys are multiplied.
+    let step = groups * 4u;
+    //:repeat t = 0..TOKENS
+    var place_now$(t) = ABSENT;
+    var place_next$(t) = ABSENT;
+    if begin < end {
+        place_now$(t) = token_place(view, begin + 4u * own + $(t)u, end);
+        place_next$(t) = token_place(view, begin + step + 4u * own + $(t)u, end);
+    }
+    //:end
+    //:repeat t = 0..TOKENS
+    //:repeat p = 0..PIECES
+    var k$(t)_$(p) = vec4<u32>();
+    if PIECES > $(p)u {
+        k$(t)_$(p) = kv[select(place_now$(t), 0u, place_now$(t) == ABSENT) * params.kv_pitch + kv_octet$(p)];
+    }
+    //:end
+    //:end
+    for (var at = begin; at < end; at += step) {
+        //:repeat t = 0..TOKENS
+        let seen$(t) = place_now$(t) != ABSENT;
+        let values$(t) = select(0u, place_now$(t), seen$(t)) * params.kv_pitch + params.values;
+        //:repeat p = 0..PIECES
+        var v$(t)_$(p) = vec4<u32>();
+        if PIECES > $(p)u {
+            v$(t)_$(p) = kv[values$(t) + kv_octet$(p)];
+        }
+        //:end
+        //:end
+        //:repeat t = 0..TOKENS
+        place_now$(t) = place_next$(t);
+        place_next$(t) = token_place(view, at + 2u * step + 4u * own + $(t)u, end);
+        //:end
+        var new_largest = largest;
+        //:repeat t = 0..TOKENS
+        var score$(t) = vec4<f32>();
+        //:repeat p = 0..PIECES
+        if PIECES > $(p)u {
+            let low = vec4<f32>(unpack2x16float(k$(t)_$(p).x), unpack2x16float(k$(t)_$(p).y));
+            let high = vec4<f32>(unpack2x16float(k$(t)_$(p).z), unpack2x16float(k$(t)_$(p).w));
+            score$(t) += vec4<f32>(dot(q0_$(p)_low, low), dot(q1_$(p)_low, low), dot(q2_$(p)_low, low), dot(q3_$(p)_low, low));
+            score$(t) += vec4<f32>(dot(q0_$(p)_high, high), dot(q1_$(p)_high, high), dot(q2_$(p)_high, high), dot(q3_$(p)_high, high));
+        }
+        //:end
+        score$(t) = select(vec4<f32>(MASKED), lanes_add(score$(t)), seen$(t));
+        new_largest = max(new_largest, score$(t));
+        //:end
+        if at + step < end {
+            //:repeat t = 0..TOKENS
+            //:repeat p = 0..PIECES
+            if PIECES > $(p)u {
+                k$(t)_$(p) = kv[select(place_now$(t), 0u, place_now$(t) == ABSENT) * params.kv_pitch + kv_octet$(p)];
+            }
+            //:end
+            //:end
+        }
+        let keep = exp(largest - new_largest);
+        largest = new_largest;
+        weight_sum *= keep;
+        //:repeat h = 0..4
+        //:repeat p = 0..PIECES
+        sum$(h)_$(p)_low *= keep[$(h)];
+        sum$(h)_$(p)_high *= keep[$(h)];
+        //:end
+        //:end
+        //:repeat t = 0..TOKENS
+        let weight$(t) = select(vec4<f32>(), exp(score$(t) - largest), seen$(t));
+        weight_sum += weight$(t);
+        //:repeat p = 0..PIECES
+        if PIECES > $(p)u {
+            let low = vec4<f32>(unpack2x16float(v$(t)_$(p).x), unpack2x16float(v$(t)_$(p).y));
+            let high = vec4<f32>(unpack2x16float(v$(t)_$(p).z), unpack2x16float(v$(t)_$(p).w));
+            //:repeat h = 0..4
+            sum$(h)_$(p)_low += weight$(t)[$(h)] * low;
+            sum$(h)_$(p)_high += weight$(t)[$(h)] * high;
+            //:end
+        }
+        //:end
+        //:end
+    }
+
+    // Groups become one: each scales its sums to the largest maximum.
+    if within == 0u {
+        group_largest[own] = largest;
+        group_weights[own] = weight_sum;
+    }
+    workgroupBarrier();
+    var most = group_largest[0];
+    for (var g = 1u; g < groups; g++) {
+        most = max(most, group_largest[g]);
+    }
+    var total = vec4<f32>();
+    for (var g = 0u; g < groups; g++) {
+        total += group_weights[g] * exp(group_largest[g] - most);
+    }
+    let factor = exp(largest - most);
+    let divisor = select(vec4<f32>(1.0), max(total, vec4<f32>(1.0e-30)), params.finish != 0u);
+    // A head at a time: thread `i` adds up quad `i` of what the groups hold of it. Two buffers take turns, so that one barrier a head is enough.
+    let slot = 2u * (own * LANES + within);
+    //:repeat p = 0..PIECES
+    if PIECES > $(p)u {
+        let to = 2u * $(p)u * LANES + lane.thread;
+        //:repeat h = 0..4
+        parts[2u * WORKGROUP * ($(h)u % 2u) + slot] = factor[$(h)] * sum$(h)_$(p)_low;
+        parts[2u * WORKGROUP * ($(h)u % 2u) + slot + 1u] = factor[$(h)] * sum$(h)_$(p)_high;
+        workgroupBarrier();
+        if lane.thread < 2u * LANES && to < 2u * params.octets && $(h)u < block_heads {
+            var value = vec4<f32>();
+            for (var g = 0u; g < groups; g++) {
+                value += parts[2u * WORKGROUP * ($(h)u % 2u) + 2u * LANES * g + lane.thread];
+            }
+            sums[2u * place$(h) * params.octets + to] = value / divisor[$(h)];
+        }
+        //:end
+    }
+    //:end
+    if lane.thread < block_heads && params.finish == 0u {
+        let place = place0 + lane.thread * params.splits;
+        stats[place] = vec2<f32>(most[lane.thread], total[lane.thread]);
+    }
+}
