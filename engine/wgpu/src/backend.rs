@@ -102,7 +102,7 @@ impl WgpuBackend {
     fn with_plan<T>(
         &self,
         plan: PlanId,
-        method: impl FnOnce(&Plan, &mut Staging, &mut Transfer<'_>) -> Result<T, BackendError>,
+        method: impl FnOnce(&mut Plan, &mut Staging, &mut Transfer<'_>) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
         let mut state = self.checked()?;
         let State {
@@ -281,14 +281,14 @@ impl Backend for WgpuBackend {
     }
 
     fn run(&self, plan: PlanId) -> Result<Ticket, BackendError> {
-        let run = |plan: &Plan, _: &mut Staging, with: &mut Transfer<'_>| {
+        let run = |plan: &mut Plan, _: &mut Staging, with: &mut Transfer<'_>| {
             plan.run(with.gpu, with.submissions)
         };
         self.with_plan(plan, run).map(Ticket)
     }
 
     fn profile(&self, plan: PlanId) -> Result<Vec<u64>, BackendError> {
-        self.with_plan(plan, profile)
+        self.with_plan(plan, |plan, staging, with| profile(plan, staging, with))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError> {

@@ -58,6 +58,10 @@ pub(crate) struct Plan {
     stride: u64,
     /// Absent while an operand that they named is gone: bindings keep the memory that they name.
     steps: Option<Vec<Step>>,
+    /// All steps, encoded while the device ran them the last time, so that it need not wait for that the next time.
+    spare: Option<wgpu::CommandBuffer>,
+    /// Whether the plan has run before: what runs once needs no spare.
+    ran: bool,
     /// Scratch memory's generation when they were bound.
     generation: u64,
 }
@@ -164,6 +168,8 @@ impl Plan {
             params,
             stride,
             steps: None,
+            spare: None,
+            ran: false,
             generation: 0,
         };
         plan.bind(workshop)?;
@@ -186,6 +192,7 @@ impl Plan {
     /// Lets go of all buffers. They are bound again at the next run, where they are still there.
     pub(crate) fn unbind(&mut self) {
         self.steps = None;
+        self.spare = None;
     }
 
     /// Whether all buffers are bound.
@@ -201,7 +208,7 @@ impl Plan {
         if self.is_bound(workshop.scratch) {
             return Ok(());
         }
-        self.steps = None;
+        self.unbind();
         if self
             .buffers
             .iter()
@@ -280,17 +287,44 @@ impl Plan {
         })
     }
 
-    /// Encodes the plan, submits it as far as is needed to keep submissions short, and returns the number of the submission that will hold its end.
+    /// Encodes the plan, where it is not encoded yet, submits it as far as is needed to keep submissions short, and returns the number of the
+    /// submission that will hold its end.
     ///
     /// # Errors
     /// Device errors, and [`BackendError::Internal`] for a plan that is not bound.
     pub(crate) fn run(
-        &self,
+        &mut self,
         gpu: &Gpu,
         submissions: &mut Submissions,
     ) -> Result<u64, BackendError> {
+        let spare = self.spare.take();
         let unbound = || internal(format!("the plan `{}` is not bound", self.label));
-        let mut rest = self.steps.as_deref().ok_or_else(unbound)?;
+        let steps = self.steps.as_deref().ok_or_else(unbound)?;
+        let works = steps.iter().map(|step| step.work);
+        let holds = submissions.holds(works.clone());
+        match spare {
+            Some(commands) if holds => {
+                let work = works.fold(0, u64::saturating_add);
+                submissions.submit_ready(gpu, commands, work)?;
+            }
+            _ => self.encode_all(steps, gpu, submissions)?,
+        }
+        if holds && self.ran && !steps.is_empty() {
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            self.encode(steps, &mut encoder, None);
+            self.spare = Some(encoder.finish());
+        }
+        self.ran = true;
+        Ok(submissions.newest())
+    }
+
+    /// Encodes steps in as many submissions as keep each of them short; the last stays open.
+    fn encode_all(
+        &self,
+        mut rest: &[Step],
+        gpu: &Gpu,
+        submissions: &mut Submissions,
+    ) -> Result<(), BackendError> {
         while !rest.is_empty() {
             let count = submissions.room(rest.iter().map(|step| step.work));
             if count == 0 {
@@ -302,7 +336,7 @@ impl Plan {
             submissions.add(now.iter().map(|step| step.work));
             rest = later;
         }
-        Ok(submissions.newest())
+        Ok(())
     }
 
     /// Encodes some steps as one pass, and returns their work.

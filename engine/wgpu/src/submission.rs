@@ -187,7 +187,7 @@ impl Submissions {
             None => Ok(self.last),
             Some(open) => {
                 let serial = self.last + 1;
-                let submitted = self.submit(gpu, open.encoder, open.work);
+                let submitted = self.submit(gpu, open.encoder.finish(), open.work);
                 if let Err(error) = &submitted {
                     // Runs were promised this number.
                     self.last = serial;
@@ -198,11 +198,31 @@ impl Submissions {
         }
     }
 
+    /// Whether one submission may hold all of this work. How many dispatches it has only matters while the device waits for them to be encoded.
+    pub(crate) fn holds(&self, works: impl Iterator<Item = u64>) -> bool {
+        let seconds = works.map(|work| self.pace.seconds(work)).sum();
+        !Pace::is_full(0.0, seconds)
+    }
+
+    /// Submits what was encoded and then commands that were encoded long before, which hold `work` multiply-adds, and returns their number.
+    ///
+    /// # Errors
+    /// What the driver refused, or that the device is lost.
+    pub(crate) fn submit_ready(
+        &mut self,
+        gpu: &Gpu,
+        commands: wgpu::CommandBuffer,
+        work: u64,
+    ) -> Result<u64, BackendError> {
+        self.flush(gpu)?;
+        self.submit(gpu, commands, work)
+    }
+
     /// Submits commands that hold `work` multiply-adds, after all that came before them.
     fn submit(
         &mut self,
         gpu: &Gpu,
-        encoder: wgpu::CommandEncoder,
+        commands: wgpu::CommandBuffer,
         work: u64,
     ) -> Result<u64, BackendError> {
         while self.pending.len() >= AHEAD {
@@ -212,7 +232,7 @@ impl Submissions {
             gpu.device.destroy();
             gpu.wait(None)?;
         }
-        let (commands, first) = (encoder.finish(), self.pending.is_empty());
+        let first = self.pending.is_empty();
         let at = Instant::now();
         let index = gpu.queue.submit([commands]);
         let took = at.elapsed();

@@ -30,6 +30,10 @@ pub(super) const TRIALS: &[Case] = &[
         long_recordings_are_cut,
     ),
     (
+        "plans: runs again and again add up, until a buffer is gone",
+        runs_add_up,
+    ),
+    (
         "plans: each op of a profile has its time",
         profiles_time_each_op,
     ),
@@ -259,6 +263,43 @@ fn linear_add(change: impl FnOnce(&mut WgpuOptions)) -> Outcome {
         bench.backend.release(plan);
     }
     Ok(())
+}
+
+/// From the third run on, a plan is encoded before it runs.
+fn runs_add_up() -> Outcome {
+    let mut bench = Bench::new(|_| ())?;
+    let (a, weight, x) = (values(1, 32, 7), values(16, 32, 8), values(1, 16, 9));
+    let op = LinearAdd {
+        a: bench.f32(&a)?,
+        weight: bench.f16(&weight)?,
+        bias: None,
+        count: bench.u32(&[1])?,
+        x: bench.f32(&x)?,
+    };
+    let plan = bench.prepare(&[Op::from(op)])?;
+    for runs in 1..=5 {
+        bench.run(plan)?;
+        let sum =
+            |col: usize| f64::from(x[0][col]) + f64::from(runs) * product(&weight[col], &a[0]);
+        let expected: Vec<f64> = (0..16).map(sum).collect();
+        close(&bench.read(op.x)?, &[expected], 1e-5)?;
+    }
+    // What was written between two runs lies between them.
+    let first = bench.backend.run(plan)?;
+    bench
+        .backend
+        .write(op.x.buffer, op.x.offset, bytemuck::cast_slice(&x[0]))?;
+    let second = bench.backend.run(plan)?;
+    holds(first.0 < second.0, "runs are numbered in order")?;
+    bench.backend.wait(second)?;
+    let sum = |col: usize| f64::from(x[0][col]) + product(&weight[col], &a[0]);
+    let expected: Vec<f64> = (0..16).map(sum).collect();
+    close(&bench.read(op.x)?, &[expected], 1e-5)?;
+    bench.owned.clear();
+    holds(
+        bench.backend.run(plan).is_err(),
+        "a plan ran whose buffers were freed",
+    )
 }
 
 fn long_recordings_are_cut() -> Outcome {
