@@ -148,6 +148,14 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             }),
         ),
         (
+            "wgpu row attention",
+            forced(Force {
+                attend: Some(AttendKernel::Row),
+                no_cooperative: true,
+                ..Force::default()
+            }),
+        ),
+        (
             "wgpu split attention",
             forced(Force {
                 attend: Some(AttendKernel::Split),

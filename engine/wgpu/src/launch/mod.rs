@@ -79,6 +79,8 @@ pub enum MatmulKernel {
 /// Which kernel attention takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttendKernel {
+    /// A row at a time, by groups of threads without barriers, where there are few rows.
+    Row,
     /// A row at a time.
     Split,
     /// Four rows at a time where their heads fit, which share the reads of a view.
