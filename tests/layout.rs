@@ -42,7 +42,7 @@ fn structs() -> [(&'static str, Layout); 6] {
         ),
         (
             "StoreDesc",
-            contract!(StoreDesc: sinks, compressed, length, chosen, pages, blocks, reserved),
+            contract!(StoreDesc: sinks, compressed, length, chosen, pages, blocks, lane, generation),
         ),
         (
             "BlockDesc",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
+use longwave_contract::kv::BLOCK;
 use longwave_runtime::codec::{CheckpointOptions, LatentFormat};
 use longwave_runtime::policy::{Budget, OmniKv};
 
@@ -109,6 +110,24 @@ impl KvPolicy {
     /// Whether old tokens are compressed, so that prompts are taken in layer by layer.
     pub fn compresses(&self) -> bool {
         matches!(self, KvPolicy::Quantised { .. } | KvPolicy::DeltaKv { .. })
+    }
+
+    /// Whether decode steps leave tokens out.
+    pub fn chooses(&self) -> bool {
+        matches!(self, KvPolicy::OmniKv { .. } | KvPolicy::DeltaKv { .. })
+    }
+
+    /// Restored rows that each following layer keeps for a sequence between decode steps, in a cache of `context` tokens; 0 where none are
+    /// restored, or they would undo what compression saves ([`Budget::resident_rows`]).
+    pub fn resident_rows(&self, context: u32) -> u32 {
+        match self {
+            KvPolicy::DeltaKv { budget, .. } => {
+                // A tail is up to a block longer than what always stays.
+                let recent = budget.recent.saturating_add(BLOCK);
+                Budget { recent, ..*budget }.resident_rows(context)
+            }
+            _ => 0,
+        }
     }
 
     /// Thousandths of a dense cache's bytes that this is expected to take, so that a model's loading leaves room.

@@ -99,12 +99,15 @@ impl Opened {
         options.chunk = options.chunk.min(options.context);
         kv.check(self.source.config().layers)?;
         options.cache_permille = kv.permille();
+        options.resident_rows = kv.resident_rows(options.context);
         let reach = kv.positions().min(self.source.config().context);
         let loaded = EngineOptions {
             context: options.context.max(reach),
             ..options.clone()
         };
-        let model = self.load(backend, &loaded, notes)?;
+        let model = loaded_with_room(&mut options, &loaded, |loaded| {
+            self.load(backend, loaded, notes)
+        })?;
         let policy =
             Policies::new(backend, &model, Ground::Texts(self, texts), notes).policy(kv)?;
         Engine::new(Arc::clone(backend), model, policy, options)
@@ -128,5 +131,30 @@ impl Opened {
         });
         bar.finish_and_clear();
         Ok(Arc::new(model?))
+    }
+}
+
+/// Loads with room for rows that stay restored, or without where only that does not fit; `options` then ask for none.
+///
+/// # Errors
+/// As `load`.
+pub fn loaded_with_room<T>(
+    options: &mut EngineOptions,
+    loaded: &EngineOptions,
+    load: impl Fn(&EngineOptions) -> Result<T>,
+) -> Result<T> {
+    let refused = |error: &anyhow::Error| {
+        let cause = error.downcast_ref::<longwave_runtime::Error>();
+        matches!(cause, Some(longwave_runtime::Error::DoesNotFit(_)))
+    };
+    match load(loaded) {
+        Err(error) if loaded.resident_rows > 0 && refused(&error) => {
+            options.resident_rows = 0;
+            load(&EngineOptions {
+                resident_rows: 0,
+                ..loaded.clone()
+            })
+        }
+        done => done,
     }
 }

@@ -52,7 +52,8 @@ struct StoreDesc {
     u32 chosen;
     u32 pages;
     u32 blocks;
-    u32 reserved[2];
+    u32 lane;
+    u32 generation;
 };
 
 // A block that is to be compressed: its first staged row, its place in the sequence, and the sequence's sinks and first block.

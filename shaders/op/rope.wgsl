@@ -1,6 +1,6 @@
 // What: head norm and rotary embedding of restored keys, and values as they are, into scratch rows as f16.
 // Contract: engine/contract/src/op/rope.rs
-// Grid: y * x_groups + x = rows * heads (keys, then values); a workgroup a head of a row.
+// Grid: y * x_groups + x = rows * parts; a workgroup takes `each` heads of a row (keys, then values), one after another.
 // Shared: 1 KiB for a head, and the reduction's.
 // Numerics: f32; cosine and sine by the addition theorem from the table; one rounding to f16, ties to even.
 
@@ -18,10 +18,16 @@ struct Params {
     begin: u32,
     size: u32,
     slot: u32,
+    // The window's slots, for rows that name theirs.
+    first_slot: u32,
+    slots: u32,
+    // Heads of a row that a workgroup takes, and workgroups of a row.
+    each: u32,
+    parts: u32,
     // Rows from one sequence to the next, and the first row of the op.
     pitch: u32,
     first: u32,
-    has_tokens: u32,
+    naming: u32,
     tokens_pitch: u32,
     has_norm: u32,
     heads: u32,
@@ -45,18 +51,7 @@ struct Params {
 
 var<workgroup> head_tile: array<f32, 256>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
-    let id = group.y * params.x_groups + group.x;
-    let row = params.begin + id / params.heads;
-    let head = id % params.heads;
-    if id / params.heads >= params.size || row >= min(count[0], params.rows) {
-        return;
-    }
-    let position = row_position(row);
-    if position == ABSENT {
-        return;
-    }
+fn restore_head(row: u32, position: u32, slot: u32, head: u32, lane: Lane) {
     let dim = params.head_dim;
     let half = dim / 2u;
     let is_key = 2u * head < params.heads;
@@ -83,8 +78,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         }
     }
     workgroupBarrier();
-    let to = (params.slot + id / params.heads) * params.kv_pitch + head * half;
+    let to = slot * params.kv_pitch + head * half;
     for (var j = lane.thread; j < half; j += WORKGROUP) {
         kv[to + j] = half_pair(head_tile[2u * j], head_tile[2u * j + 1u]);
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    let id = group.y * params.x_groups + group.x;
+    let index = id / params.parts;
+    let row = params.begin + index;
+    if index >= params.size || row >= min(count[0], params.rows) {
+        return;
+    }
+    let position = row_position(row);
+    if position == ABSENT {
+        return;
+    }
+    var slot = params.slot + index;
+    if params.naming == MISSING {
+        let named = tokens[4u * (params.first + row) + 2u];
+        slot = named - params.first_slot;
+        if named < params.first_slot || slot >= params.slots {
+            return;
+        }
+    }
+    let begin = id % params.parts * params.each;
+    for (var head = begin; head < min(begin + params.each, params.heads); head++) {
+        restore_head(row, position, slot, head, lane);
+        // The head's elements are stored before the next overwrites them.
+        workgroupBarrier();
     }
 }

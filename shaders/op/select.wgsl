@@ -16,6 +16,8 @@ struct Params {
     // All slots are in the window.
     first_slot: u32,
     slots: u32,
+    // Thousandths of a choice that are planted in the next one, or all ones where scores choose.
+    overlap: u32,
     // Whether places are given rather than entries.
     places: u32,
 }
@@ -35,8 +37,25 @@ var<workgroup> digit: vec2<u32>;
 // Candidates of each stretch above the threshold, and at it; then the sums before each stretch.
 var<workgroup> stretches: array<vec2<u32>, 256>;
 
+// The position of the row that chooses, and in 4096ths how much nearer each brings a candidate to its next draw.
+var<private> position: u32;
+var<private> rate: u32;
+
+// A permutation of the numbers without a pattern.
+fn scattered(value: u32) -> u32 {
+    let a = (value ^ (value >> 16u)) * 0x7feb352du;
+    let b = (a ^ (a >> 15u)) * 0x846ca68bu;
+    return b ^ (b >> 16u);
+}
+
 fn key(pick: u32, candidate: u32) -> u32 {
-    return bitcast<u32>(max(scores[pick * params.scores_pitch + candidate], 0.0));
+    let bits = bitcast<u32>(max(scores[pick * params.scores_pitch + candidate], 0.0));
+    if params.overlap > 1000u {
+        return bits;
+    }
+    let draw = (position * rate + (scattered(candidate) & 4095u)) >> 12u;
+    // A score has no sign: it is read as if it chose.
+    return (bits >> 31u) + (scattered(candidate ^ scattered(draw + 0x9e3779b9u)) >> 2u);
 }
 
 // What is given of a token of a view.
@@ -64,6 +83,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = rows[pick.row];
     let view = views[row.view];
     let visible = view_visible(view, row.position);
+    position = row.position;
+    let left_out = max(pick.candidates - keep, 1u);
+    rate = min(4096u * (1000u - min(params.overlap, 1000u)) / 1000u * pick.candidates / left_out, 4096u);
 
     var threshold = 0u;
     var fixed = 0u;

@@ -20,7 +20,7 @@ struct Params {
     // Rows from one sequence to the next, and the first row.
     pitch: u32,
     first: u32,
-    has_tokens: u32,
+    naming: u32,
     tokens_pitch: u32,
     // Whether `mean` has a second row, an offset of coded tokens.
     has_offset: u32,
@@ -153,7 +153,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let position = row_position(row);
     var source = vec4<u32>();
     if position != ABSENT {
-        source = row_source(stores[(params.first + row) / params.pitch], position);
+        source = row_source(stores[row_store(row)], position);
     }
     if position == ABSENT || source.x != NONE {
         for (var quad = thread; quad < quads; quad += WORKGROUP) {
@@ -166,7 +166,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         return;
     }
-    let store = stores[(params.first + row) / params.pitch];
+    let store = stores[row_store(row)];
     let record = source.z;
     if thread < params.neighbours {
         let found = ordinal(record, source.w, thread);

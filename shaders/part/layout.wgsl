@@ -48,7 +48,8 @@ struct StoreDesc {
     chosen: u32,
     pages: u32,
     blocks: u32,
-    reserved: array<u32, 2>,
+    lane: u32,
+    generation: u32,
 }
 
 // A block that is to be compressed: its first staged row, its place in the sequence, and the sequence's sinks and first block.

@@ -154,6 +154,8 @@ fn together(backend: &Arc<dyn Backend>) -> Result<()> {
         sequences: 2,
         engines: 1,
         cache_permille: 1000,
+        resident_rows: 0,
+        overlap: None,
     };
     let policy = policy(&spec, Some(&sparse))?;
     let mut engine = model::engine_with(backend, directory.path(), policy, options)?;
@@ -461,6 +463,10 @@ fn main() -> ExitCode {
         let name = format!("limits of compression on {backend}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             compress::limits(&subject, &Spec::default())
+        }));
+        let name = format!("what stays restored on {backend}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            compress::residency(&subject, &Spec::default())
         }));
         let name = format!("two compressed sequences on {backend}");
         trials.push(trial::with(name, subject, |subject| {

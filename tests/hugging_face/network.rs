@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use half::f16;
 use longwave_contract::kv::{BLOCK, BlockDesc, Entry, LatentShape, PAGE, StoreDesc, Tier};
-use longwave_contract::op::Activation;
+use longwave_contract::op::{Activation, Tokens};
 use longwave_contract::{Backend, DType, Recording, Tensor};
 use longwave_runtime::codec::{
     CheckpointOptions, Codec, EncodeTensors, RestoreTensors, open_checkpoint,
@@ -323,7 +323,7 @@ fn through(
         ..StoreDesc::default()
     };
     let restore = RestoreTensors {
-        tokens: None,
+        tokens: Tokens::All,
         stores: rig.words(
             DType::U32,
             1,

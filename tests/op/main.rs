@@ -14,6 +14,7 @@ mod observe;
 mod pack;
 mod qkv_rope_append;
 mod refer;
+mod reside;
 mod rope;
 mod select;
 mod unpack;
@@ -248,20 +249,24 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
         }));
     }
     // These read nothing that is cut.
-    let whole = matches!(op, "select" | "refer" | "activate" | "pack" | "unpack");
+    let whole = matches!(
+        op,
+        "select" | "reside" | "refer" | "activate" | "pack" | "unpack"
+    );
     let least = if whole { 0 } else { 3 };
     ensure!(trials.len() >= least, "{op} has too few cases that are cut");
     Ok(trials)
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 14] {
+fn suites() -> [(&'static str, Vec<Case>); 15] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
         ("attend", attend::cases()),
         ("observe", observe::cases()),
         ("select", select::cases()),
+        ("reside", reside::cases()),
         ("refer", refer::cases()),
         ("linear", linear::cases()),
         ("activate", activate::cases()),

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use longwave_contract::Op;
 use longwave_contract::kv::{PAGE, RowShape};
-use longwave_contract::op::Rope;
+use longwave_contract::op::{Rope, Tokens};
 use longwave_tests::latent::{Sequence, layout};
 use longwave_tests::rig::{Rig, Values};
 
@@ -19,6 +19,8 @@ struct Shape {
     rows: u32,
     count: u32,
     norm: bool,
+    /// Whether listed tokens are named one by one, with slots.
+    misses: bool,
     /// Pages of scratch rows beyond those that are written.
     spare_pages: u32,
 }
@@ -34,6 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
         rows: 1,
         count: 1,
         norm: false,
+        misses: false,
         spare_pages: 1,
     };
     let lists = Shape {
@@ -86,6 +89,28 @@ pub(super) fn cases() -> Vec<Case> {
             },
         ),
         (
+            "misses",
+            Shape {
+                first: 7,
+                rows: 60,
+                count: 51,
+                misses: true,
+                spare_pages: 3,
+                ..lists
+            },
+        ),
+        (
+            "misses in several slabs",
+            Shape {
+                rows: 60,
+                count: 60,
+                norm: true,
+                misses: true,
+                spare_pages: 40,
+                ..lists
+            },
+        ),
+        (
             "rows over several slabs",
             Shape {
                 sequences: &[(8, 3, 20, 0), (1, 2, 3, 0)],
@@ -123,8 +148,11 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
     Ok(Rope {
         x: rig.f32(shape.rows, shape.row.cols(), Values::Peaked)?,
         tokens: match shape.listed {
-            Some(most) => Some(layout.tokens(rig, most)?),
-            None => None,
+            Some(_) if shape.misses => {
+                Tokens::Missing(layout.misses(rig, pages * PAGE, shape.first + shape.rows)?)
+            }
+            Some(most) => Tokens::Listed(layout.tokens(rig, most)?),
+            None => Tokens::All,
         },
         stores: layout.stores(rig)?,
         count: rig.count(shape.count)?,

@@ -38,6 +38,14 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(format!("{keep} of {name} scores"), move |rig| {
                 build(rig, scores, keep, Selected::Entries)
             }));
+            let planted = format!("{keep} planted besides {name} scores");
+            cases.push(Case::new(planted, move |rig| {
+                let mut op = build(rig, scores, keep, Selected::Tokens)?;
+                if let Op::Select(select) = &mut op {
+                    select.overlap = Some(700);
+                }
+                Ok(op)
+            }));
             let name = format!("places of {keep} of {name} scores");
             cases.push(Case::new(name, move |rig| {
                 build(rig, scores, keep, Selected::Tokens)
@@ -82,6 +90,7 @@ fn build(rig: &mut Rig, scores: Scores, keep: u32, yields: Selected) -> Result<O
         picks: rig.picks(&tables.picks)?,
         count: rig.count(count)?,
         yields,
+        overlap: None,
         out: rig.words(DType::U32, count, capacity, &poison)?,
     }
     .into())
@@ -147,6 +156,7 @@ pub(super) fn everything_selected_is_dense(subject: &Arc<dyn Backend>) -> Result
         picks: observe.picks,
         count: observe.count,
         yields: Selected::Entries,
+        overlap: None,
         out: rig.words(DType::U32, p, longest, &vec![0; (p * longest) as usize])?,
     };
     let mut entries = select.out;

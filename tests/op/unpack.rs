@@ -3,7 +3,7 @@
 use anyhow::Result;
 use longwave_contract::Op;
 use longwave_contract::kv::{LatentShape, RowShape, ScaleRule};
-use longwave_contract::op::Unpack;
+use longwave_contract::op::{Tokens, Unpack};
 use longwave_tests::latent::{Sequence, components, layout, plain, referring};
 use longwave_tests::rig::{Rig, Values};
 
@@ -23,6 +23,8 @@ struct Shape {
     apart: bool,
     /// Whether coded tokens get a constant besides.
     offset: bool,
+    /// Whether listed tokens are named one by one.
+    misses: bool,
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -42,6 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
         count: 128,
         apart: true,
         offset: false,
+        misses: false,
     };
     [
         ("one block", base),
@@ -78,6 +81,20 @@ pub(super) fn cases() -> Vec<Case> {
                 first: 3,
                 rows: 320,
                 count: 320,
+                ..base
+            },
+        ),
+        (
+            "misses",
+            Shape {
+                latent: escaping(referring(gain(256, 96), 10, 1), 2, false),
+                sequences: &[(4, 2, 5, 61), (0, 3, 0, 100), (3, 0, 40, 7)],
+                listed: Some(101),
+                pitch: 1,
+                first: 3,
+                rows: 150,
+                count: 141,
+                misses: true,
                 ..base
             },
         ),
@@ -211,8 +228,11 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
     let poison = Values::Constant(60_000.0);
     Ok(Unpack {
         tokens: match shape.listed {
-            Some(most) => Some(layout.tokens(rig, most)?),
-            None => None,
+            Some(_) if shape.misses => {
+                Tokens::Missing(layout.misses(rig, 1024, shape.first + shape.rows)?)
+            }
+            Some(most) => Tokens::Listed(layout.tokens(rig, most)?),
+            None => Tokens::All,
         },
         stores: layout.stores(rig)?,
         entries: rig.entries(&layout.entries)?,

@@ -246,7 +246,8 @@ pub fn layout(rig: &mut Rig, sequences: &[Sequence]) -> Layout {
             chosen,
             pages: first_page,
             blocks: first_block,
-            reserved: [0; 2],
+            lane: 0,
+            generation: 1,
         });
     }
     layout
@@ -281,6 +282,18 @@ impl Layout {
             }
         }
         rig.words(DType::U32, self.blocks, shape.words(), &records)
+    }
+
+    /// What has to be restored, each to a slot of its own among `slots`: `rows` tokens of any stores.
+    pub fn misses(&self, rig: &mut Rig, slots: u32, rows: u32) -> Result<Tensor> {
+        let order = rig.permutation(slots);
+        let mut words = Vec::new();
+        for slot in order.into_iter().take(rows as usize) {
+            let store = rig.below(self.stores.len() as u32);
+            let position = rig.below(self.stores[store as usize].length);
+            words.extend([store, position, slot, 0]);
+        }
+        rig.words(DType::U32, rows, 4, &words)
     }
 
     /// Lists of `most` positions, of which each store's `chosen` are read.

@@ -11,6 +11,7 @@ mod observe;
 mod pack;
 mod qkv_rope_append;
 mod refer;
+mod reside;
 mod rope;
 mod select;
 mod shapes;
@@ -61,6 +62,7 @@ pub fn suites(shapes: &Shapes) -> Vec<(&'static str, Vec<Case>)> {
         (ops::Attend::NAME, attend::cases(shapes)),
         (ops::Observe::NAME, observe::cases(shapes)),
         (ops::Select::NAME, select::cases(shapes)),
+        (ops::Reside::NAME, reside::cases(shapes)),
         (ops::Refer::NAME, refer::cases(shapes)),
         (ops::Linear::NAME, linear::cases(shapes)),
         (ops::Activate::NAME, activate::cases(shapes)),
@@ -84,6 +86,7 @@ pub fn work(op: &Op, tables: &Tables<'_>) -> Result<Work> {
         Op::Attend(op) => attend::work(op, tables),
         Op::Observe(op) => observe::work(op, tables),
         Op::Select(op) => select::work(op, tables),
+        Op::Reside(op) => reside::work(op, tables),
         Op::Refer(op) => refer::work(op, tables),
         Op::Linear(op) => linear::work(op, tables),
         Op::Activate(op) => activate::work(op, tables),

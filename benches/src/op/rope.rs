@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use longwave_contract::kv::PAGE;
-use longwave_contract::op::Rope;
+use longwave_contract::op::{Rope, Tokens};
 use longwave_tests::latent::layout;
 use longwave_tests::rig::Values;
 
@@ -24,7 +24,10 @@ pub(super) fn cases(shapes: &Shapes) -> Vec<Case> {
             let layout = layout(rig, &[restored.sequence()]);
             Ok(Rope {
                 x: rig.f32(rows, row.cols(), Values::Flat)?,
-                tokens: listed.then(|| layout.tokens(rig, rows)).transpose()?,
+                tokens: match listed {
+                    true => Tokens::Listed(layout.tokens(rig, rows)?),
+                    false => Tokens::All,
+                },
                 stores: layout.stores(rig)?,
                 count: rig.count(rows)?,
                 pitch: rows,

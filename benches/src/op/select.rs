@@ -35,6 +35,7 @@ pub(super) fn cases(shapes: &Shapes) -> Vec<Case> {
             picks: rig.picks(&[held.pick()])?,
             count: rig.count(1)?,
             yields: Selected::Entries,
+            overlap: None,
             out: rig.words(DType::U32, 1, most, &vec![u32::MAX; most as usize])?,
         })
     })]

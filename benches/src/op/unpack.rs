@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use longwave_contract::kv::{RowShape, StoreDesc};
-use longwave_contract::op::Unpack;
+use longwave_contract::op::{Tokens, Unpack};
 use longwave_tests::latent::{components, layout};
 use longwave_tests::rig::Values;
 
@@ -21,8 +21,10 @@ pub(super) fn work(op: &Unpack, tables: &Tables<'_>) -> Result<Work> {
     }
     let neighbours = op.shape.references.map_or(0, |shape| shape.neighbours);
     let apart = match op.tokens {
-        Some(_) => f64::from(4 * neighbours * op.shape.exact_words()),
-        None => 0.0,
+        Tokens::All => 0.0,
+        Tokens::Listed(_) | Tokens::Missing(_) => {
+            f64::from(4 * neighbours * op.shape.exact_words())
+        }
     };
     let code = op.shape.bytes_per_token() + apart;
     let stored = raw as f64 * op.raw.row_bytes() as f64 + coded as f64 * code;
@@ -44,7 +46,10 @@ pub(super) fn cases(shapes: &Shapes) -> Vec<Case> {
             let layout = layout(rig, &[restored.sequence()]);
             let (descs, components) = components(rig, &shape)?;
             Ok(Unpack {
-                tokens: listed.then(|| layout.tokens(rig, rows)).transpose()?,
+                tokens: match listed {
+                    true => Tokens::Listed(layout.tokens(rig, rows)?),
+                    false => Tokens::All,
+                },
                 stores: layout.stores(rig)?,
                 entries: rig.entries(&layout.entries)?,
                 count: rig.count(rows)?,

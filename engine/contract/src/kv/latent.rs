@@ -206,8 +206,10 @@ pub struct StoreDesc {
     pub pages: u32,
     /// Index of the first block in the entries buffer.
     pub blocks: u32,
-    /// Zero.
-    pub reserved: [u32; 2],
+    /// The row of a map of resident tokens that is the sequence's.
+    pub lane: u32,
+    /// What the sequence's history is known by: another number whenever it was rewritten, never zero, and of no other sequence.
+    pub generation: u32,
 }
 
 impl StoreDesc {

@@ -18,6 +18,7 @@ mod observe;
 mod pack;
 mod qkv_rope_append;
 mod refer;
+mod reside;
 mod rope;
 mod select;
 mod unpack;
@@ -33,9 +34,10 @@ pub use observe::Observe;
 pub use pack::Pack;
 pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
 pub use refer::Refer;
+pub use reside::{NO_TOKEN, RESIDENT_HEAD, Reside};
 pub use rope::Rope;
-pub use select::{Select, Selected};
-pub use unpack::Unpack;
+pub use select::{Select, Selected, planted};
+pub use unpack::{Tokens, Unpack};
 
 use crate::caps::Caps;
 use crate::check::CheckError;
@@ -159,6 +161,7 @@ ops!(
     Attend,
     Observe,
     Select,
+    Reside,
     Refer,
     Linear,
     Activate,

@@ -1,5 +1,5 @@
 use super::unpack::check_rows;
-use super::{Operand, ROPE_LOW};
+use super::{Operand, ROPE_LOW, Tokens};
 use crate::check::{Check, CheckError};
 use crate::dtype::DType;
 use crate::kv::RowShape;
@@ -8,15 +8,15 @@ use crate::tolerance::Tolerance;
 
 /// The last part of restoring tokens: keys and values as attention reads them.
 ///
-/// Row `first + i` of `kv` takes `K = rope(k_norm(k))` at the token's position and `V = v`, for `x[i] = [k | v]`, in f16 as
+/// Row `first + i` of `kv`, or the slot that [`Tokens::Missing`] names, takes `K = rope(k_norm(k))` at the token's position and `V = v`, for `x[i] = [k | v]`, in f16 as
 /// [`super::QkvRopeAppend`] stores them. Rows are numbered, and positions found, as [`super::Unpack`] says; rows beyond what a sequence restores are
 /// left as they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     /// Restored rows, `f32[n, 2 * kv_heads * head_dim]`.
     pub x: Tensor,
-    /// Positions, `u32[p, m]`.
-    pub tokens: Option<Tensor>,
+    /// What is restored.
+    pub tokens: Tokens,
     /// Where tokens lie, `u32[p, 8]`.
     pub stores: Tensor,
     /// How many rows count, `u32[1, 1]`.
@@ -48,7 +48,8 @@ impl Rope {
 
     pub(super) fn operands(&self) -> Vec<Operand> {
         let mut operands = vec![Operand::read("x", self.x)];
-        operands.extend(self.tokens.map(|tokens| Operand::read("tokens", tokens)));
+        let tokens = self.tokens.tensor();
+        operands.extend(tokens.map(|tokens| Operand::read("tokens", tokens)));
         operands.extend([
             Operand::read("stores", self.stores),
             Operand::read("count", self.count),
@@ -74,8 +75,12 @@ impl Rope {
         check.holds("rope", rows > ROPE_LOW, "more than 256 rows", self.rope)?;
         check.shape("rope", self.rope, DType::F32, rows, dim)?;
         let end = u64::from(self.first) + u64::from(self.x.rows);
-        let fits = end <= u64::from(self.kv.rows);
-        check.holds("kv", fits, "a slot for every row", self.kv)?;
+        let fits = end
+            <= match self.tokens {
+                Tokens::Missing(misses) => u64::from(misses.rows),
+                _ => u64::from(self.kv.rows),
+            };
+        check.holds("kv", fits, "a slot, or a miss, for every row", self.kv)?;
         check.shape("kv", self.kv, DType::F16, self.kv.rows, cols)
     }
 }

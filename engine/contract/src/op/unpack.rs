@@ -6,11 +6,31 @@ use crate::kv::{ComponentDesc, LatentShape, StoreDesc};
 use crate::tensor::Tensor;
 use crate::tolerance::Tolerance;
 
+/// Which tokens are restored, and how their rows are numbered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tokens {
+    /// All: row `r` is position `r % pitch` of sequence `r / pitch`, where that is below its store's `length`.
+    All,
+    /// Those of lists, `u32[p, m]`: row `r` is the position in column `r % pitch` of row `r / pitch`, where that column is below the store's
+    /// `chosen`.
+    Listed(Tensor),
+    /// Those of [`super::Reside::misses`], `u32[n, 4]`: row `r` is what its row `r` names.
+    Missing(Tensor),
+}
+
+impl Tokens {
+    /// The tensor that names them.
+    pub const fn tensor(self) -> Option<Tensor> {
+        match self {
+            Tokens::All => None,
+            Tokens::Listed(tensor) | Tokens::Missing(tensor) => Some(tensor),
+        }
+    }
+}
+
 /// The first part of restoring tokens: their bases and latents.
 ///
-/// Restored rows are numbered over all sequences: row `r` is token `i = r % pitch` of those that sequence `r / pitch` restores. With `tokens`,
-/// that is the position `tokens[r / pitch, i]`, for `i` below the store's `chosen`; without, position `i`, for `i` below its `length`. Rows of
-/// the op are those from `first` on.
+/// Restored rows are numbered over all sequences, as [`Tokens`] says. Rows of the op are those from `first` on.
 ///
 /// - A raw token (a sink or one of the tail), a reference and an escape give `out[i] = x`, the row that is stored, and `z[i] = 0`;
 /// - any other token gives `out[i]` = the mean of its references (or `mean`), plus the second row of `mean` where it has one, and `z[i]` = its
@@ -20,8 +40,8 @@ use crate::tolerance::Tolerance;
 /// Without `z`, latents are the residual itself (`rank` is `cols`) and are added to `out`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unpack {
-    /// Positions, `u32[p, m]`.
-    pub tokens: Option<Tensor>,
+    /// What is restored.
+    pub tokens: Tokens,
     /// Where tokens lie, `u32[p, 8]`.
     pub stores: Tensor,
     /// Raw pages and blocks of all stores, `u32[1, e]`.
@@ -59,7 +79,8 @@ impl Unpack {
 
     pub(super) fn operands(&self) -> Vec<Operand> {
         let mut operands = Vec::new();
-        operands.extend(self.tokens.map(|tokens| Operand::read("tokens", tokens)));
+        let tokens = self.tokens.tensor();
+        operands.extend(tokens.map(|tokens| Operand::read("tokens", tokens)));
         operands.extend([
             Operand::read("stores", self.stores),
             Operand::read("entries", self.entries),
@@ -77,12 +98,15 @@ impl Unpack {
     pub(super) fn check(&self) -> Result<(), CheckError> {
         let check = Check(Self::NAME);
         let (n, cols, rank) = (self.out.rows, self.shape.cols, self.shape.rank);
-        let p = self.stores.rows;
         check_latents(&check, &self.shape, self.latents)?;
         check.holds("pitch", self.pitch > 0, "at least one row", self.pitch)?;
         check_rows(&check, self.tokens, self.stores, self.count)?;
         check.shape("entries", self.entries, DType::U32, 1, self.entries.cols)?;
-        let covered = u64::from(self.first) + u64::from(n) <= u64::from(p) * u64::from(self.pitch);
+        let rows = match self.tokens {
+            Tokens::Missing(misses) => misses.rows.into(),
+            _ => u64::from(self.stores.rows) * u64::from(self.pitch),
+        };
+        let covered = u64::from(self.first) + u64::from(n) <= rows;
         check.holds("first", covered, "rows of the stores only", self.first)?;
         check.shape("raw", self.raw, DType::F16, self.raw.rows, cols)?;
         let rows = if self.mean.rows == 2 { 2 } else { 1 };
@@ -99,13 +123,16 @@ impl Unpack {
 /// The tensors by which restored rows are numbered.
 pub(super) fn check_rows(
     check: &Check,
-    tokens: Option<Tensor>,
+    tokens: Tokens,
     stores: Tensor,
     count: Tensor,
 ) -> Result<(), CheckError> {
     let p = stores.rows;
-    let chosen = tokens.map_or(0, |tokens| tokens.cols);
-    check.optional("tokens", tokens, DType::U32, p, chosen)?;
+    match tokens {
+        Tokens::All => {}
+        Tokens::Listed(tokens) => check.shape("tokens", tokens, DType::U32, p, tokens.cols)?,
+        Tokens::Missing(tokens) => check.shape("tokens", tokens, DType::U32, tokens.rows, 4)?,
+    }
     check.shape("stores", stores, DType::U32, p, StoreDesc::WORDS)?;
     check.shape("count", count, DType::U32, 1, 1)
 }

@@ -11,6 +11,7 @@ mod observe;
 mod pack;
 mod qkv_rope_append;
 mod refer;
+mod reside;
 mod rope;
 mod select;
 mod store;
@@ -33,7 +34,7 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::QkvRopeAppend(op) => matmul::select(op.x),
         Op::Attend(op) => attend::select(op),
         Op::Observe(_) => Kernel::Stream,
-        Op::Select(_) => Kernel::Rank,
+        Op::Select(_) | Op::Reside(_) => Kernel::Rank,
         Op::Refer(_) => Kernel::Gemm,
         Op::Linear(op) => matmul::select(op.out),
         Op::Activate(_) | Op::Pack(_) | Op::Unpack(_) | Op::Rope(_) => Kernel::Gather,
@@ -51,6 +52,7 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::Attend(op) => attend::run(op, kernel, memory),
         Op::Observe(op) => observe::run(op, memory),
         Op::Select(op) => select::run(op, memory),
+        Op::Reside(op) => reside::run(op, memory),
         Op::Refer(op) => refer::run(op, memory),
         Op::Linear(op) => linear::run(op, kernel, memory),
         Op::Activate(op) => activate::run(op, memory),

@@ -1,7 +1,7 @@
 use longwave_contract::BackendError;
-use longwave_contract::op::{ROPE_LOW, Rope};
+use longwave_contract::op::{ROPE_LOW, Rope, Tokens};
 
-use super::store::Restored;
+use super::store::{Named, Restored};
 use crate::error::misfit;
 use crate::memory::Memory;
 use crate::norm::normalise_in_place;
@@ -14,7 +14,7 @@ pub(super) fn run(op: &Rope, memory: &mut Memory) -> Result<(), BackendError> {
         let count = memory.count(name, op.count, op.x.rows)?;
         let rows = Restored {
             op: name,
-            tokens: op.tokens.map(|tokens| memory.matrix(tokens)).transpose()?,
+            tokens: Named::new(op.tokens, memory)?,
             stores: memory.matrix(op.stores)?,
             pitch: op.pitch,
             first: op.first,
@@ -24,7 +24,7 @@ pub(super) fn run(op: &Rope, memory: &mut Memory) -> Result<(), BackendError> {
         let norm = norm.map(|norm| norm.f32s(0));
         let width = op.shape.width() as usize;
         let positions = u64::from(op.rope.rows - ROPE_LOW) * u64::from(ROPE_LOW);
-        kv.for_each_row_of_f16(op.first as usize, count, |row, out| {
+        let restore = |row: usize, out: &mut [half::f16]| {
             let Some((_, position)) = rows.token(row)? else {
                 return Ok(());
             };
@@ -42,6 +42,16 @@ pub(super) fn run(op: &Rope, memory: &mut Memory) -> Result<(), BackendError> {
             Rotation::new(&rope, position).turn(keys);
             crate::row::store_halves(&values, out);
             Ok(())
-        })
+        };
+        if let Tokens::Missing(_) = op.tokens {
+            for row in 0..count {
+                let slot = rows.slot(row).filter(|slot| *slot < op.kv.rows);
+                let expected = format_args!("a slot below {}", op.kv.rows);
+                let slot = slot.ok_or_else(|| misfit(name, "tokens", expected, "one beyond"))?;
+                restore(row, kv.f16s_mut(slot as usize))?;
+            }
+            return Ok(());
+        }
+        kv.for_each_row_of_f16(op.first as usize, count, restore)
     })
 }

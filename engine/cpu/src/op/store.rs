@@ -1,9 +1,11 @@
 //! Stores and blocks, resolved.
 
 use longwave_contract::kv::{BLOCK, BlockDesc, Entry, LatentShape, PAGE, Slot, StoreDesc};
+use longwave_contract::op::Tokens;
 use longwave_contract::{BackendError, Tensor};
 
 use crate::error::misfit;
+use crate::memory::Memory;
 use crate::row::Matrix;
 
 /// Where a token lies.
@@ -17,34 +19,61 @@ pub(super) enum Place {
 /// The tables by which restored rows are numbered.
 pub(super) struct Restored<'a> {
     pub op: &'static str,
-    pub tokens: Option<Matrix<'a>>,
+    pub tokens: Named<'a>,
     pub stores: Matrix<'a>,
     pub pitch: u32,
     pub first: u32,
 }
 
+/// See [`Tokens`].
+pub(super) enum Named<'a> {
+    All,
+    Listed(Matrix<'a>),
+    Missing(Matrix<'a>),
+}
+
+impl<'a> Named<'a> {
+    pub(super) fn new(tokens: Tokens, memory: &'a Memory) -> Result<Self, BackendError> {
+        Ok(match tokens {
+            Tokens::All => Named::All,
+            Tokens::Listed(tensor) => Named::Listed(memory.matrix(tensor)?),
+            Tokens::Missing(tensor) => Named::Missing(memory.matrix(tensor)?),
+        })
+    }
+}
+
 impl Restored<'_> {
+    /// The slot that a miss is restored to.
+    pub(super) fn slot(&self, row: usize) -> Option<u32> {
+        match &self.tokens {
+            Named::Missing(misses) => Some(misses.u32s(self.first as usize + row)[2]),
+            _ => None,
+        }
+    }
+
     /// The store of row `row` of the op, and the position of its token; `None` beyond what a sequence restores.
     pub(super) fn token(&self, row: usize) -> Result<Option<(StoreDesc, u32)>, BackendError> {
         let row = self.first + row as u32;
-        let (sequence, index) = ((row / self.pitch) as usize, row % self.pitch);
+        let (sequence, index) = match &self.tokens {
+            Named::Missing(misses) => (misses.u32s(row as usize)[0] as usize, 0),
+            _ => ((row / self.pitch) as usize, row % self.pitch),
+        };
         if sequence >= self.stores.rows() {
             let expected = format_args!("rows of {} stores", self.stores.rows());
             return Err(misfit(self.op, "count", expected, row));
         }
         let store: StoreDesc =
             *bytemuck::from_bytes(bytemuck::cast_slice(self.stores.u32s(sequence)));
-        let Some(tokens) = self.tokens else {
-            return Ok((index < store.length).then_some((store, index)));
+        let position = match &self.tokens {
+            Named::All => return Ok((index < store.length).then_some((store, index))),
+            Named::Missing(misses) => misses.u32s(row as usize)[1],
+            Named::Listed(tokens) if store.chosen as usize > tokens.cols() => {
+                let expected = format_args!("at most {} chosen tokens", tokens.cols());
+                return Err(misfit(self.op, "stores", expected, store.chosen));
+            }
+            Named::Listed(_) if index >= store.chosen => return Ok(None),
+            Named::Listed(tokens) => tokens.u32s(sequence)[index as usize],
         };
-        if store.chosen as usize > tokens.cols() {
-            let expected = format_args!("at most {} chosen tokens", tokens.cols());
-            return Err(misfit(self.op, "stores", expected, store.chosen));
-        }
-        if index >= store.chosen {
-            return Ok(None);
-        }
-        let position = tokens.u32s(sequence)[index as usize];
         if position >= store.length {
             let expected = format_args!("a position below {} in list {sequence}", store.length);
             return Err(misfit(self.op, "tokens", expected, position));

@@ -6,7 +6,7 @@ use longwave_contract::op::Unpack;
 use rayon::prelude::*;
 
 use super::pack::components;
-use super::store::{self, Place, Restored};
+use super::store::{self, Named, Place, Restored};
 use crate::error::misfit;
 use crate::latent;
 use crate::memory::Memory;
@@ -32,7 +32,7 @@ fn unpack(
     let count = memory.count(name, op.count, op.out.rows)?;
     let rows = Restored {
         op: name,
-        tokens: op.tokens.map(|tokens| memory.matrix(tokens)).transpose()?,
+        tokens: Named::new(op.tokens, memory)?,
         stores: memory.matrix(op.stores)?,
         pitch: op.pitch,
         first: op.first,

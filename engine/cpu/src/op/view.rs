@@ -16,6 +16,8 @@ pub(super) fn descriptor(views: &Matrix<'_>, index: usize) -> ViewDesc {
 pub(super) struct Pick {
     pub pick: PickDesc,
     pub slots: Vec<u32>,
+    /// The position of its row.
+    pub position: u32,
 }
 
 impl Pick {
@@ -69,7 +71,11 @@ pub(super) fn pick(
     }
     let entries = tables.entries.u32s(0);
     let slots = slots(op, &view, row.view, visible as usize, entries, tables.slots)?;
-    Ok(Pick { pick, slots })
+    Ok(Pick {
+        pick,
+        slots,
+        position: row.position,
+    })
 }
 
 /// The slots of the first `tokens` tokens of a view.

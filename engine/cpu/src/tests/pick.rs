@@ -113,6 +113,7 @@ fn select_takes_sinks_the_best_and_the_tail_in_order() {
         picks: observe.picks,
         count: observe.count,
         yields: Selected::Entries,
+        overlap: None,
         out: stage.u32s(1, 200, &[9; 200]),
     };
     stage.run(op).expect("it runs");

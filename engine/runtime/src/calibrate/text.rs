@@ -34,6 +34,8 @@ pub fn write_text(
         sequences: TEXTS,
         engines: 1,
         cache_permille: 1000,
+        resident_rows: 0,
+        overlap: None,
     };
     let mut engine = Engine::new(
         Arc::clone(backend),

@@ -18,6 +18,7 @@ mod transform;
 use std::sync::Arc;
 
 use longwave_contract::kv::{LatentShape, RowShape};
+use longwave_contract::op::Tokens;
 use longwave_contract::{Allocation, Backend, BufferDesc, CheckError, DType, Recording, Tensor};
 
 use crate::error::Error;
@@ -135,8 +136,8 @@ pub struct EncodeTensors {
 /// What restoring tokens reads and writes, up to the row before the rotary embedding; see [`longwave_contract::op::Unpack`].
 #[derive(Clone, Copy, Debug)]
 pub struct RestoreTensors {
-    /// Positions, or all of them.
-    pub tokens: Option<Tensor>,
+    /// Which tokens.
+    pub tokens: Tokens,
     /// Where tokens lie.
     pub stores: Tensor,
     /// Raw pages and blocks.
@@ -256,6 +257,10 @@ impl Placed {
             tensors,
             buffers,
         })
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.codec.name()
     }
 
     pub fn shape(&self) -> LatentShape {

@@ -79,6 +79,7 @@ impl Choice {
             chosen: Tensor::new(self.entries.id(), DType::U32, picks.rows, self.tokens),
             views: layout.whole(tables::Region::ChosenViews),
             longest: bucket.chosen,
+            overlap: None,
         }
     }
 }

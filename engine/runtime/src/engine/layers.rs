@@ -66,6 +66,7 @@ impl Engine {
         let before = self.found(id)?.clone();
         let mut after = before.clone();
         after.tokens.extend_from_slice(tokens);
+        after.generation = self.generation();
         let sinks = self.sinks();
         let blocks = match self.policy.retention(after.len(), before.compressed()) {
             Retention::KeepAll => 0,
@@ -271,7 +272,7 @@ impl Engine {
         let pitch = longest.next_multiple_of(PAGE);
         self.tables.begin();
         self.tables
-            .add_store(sequence, sequence.len(), self.sinks(), 0);
+            .add_store(sequence, sequence.len(), self.sinks(), (0, 0));
         self.tables.number_scratch(pitch, PAGE);
         self.tables.upload(&*self.backend)?;
         self.run_key(Key::Restore(layer, longest), |engine| {
@@ -288,14 +289,15 @@ impl Engine {
             {
                 let what = &restore.all;
                 let index = layer as usize;
+                let cache = (raw, latents, codec);
+                let scratch = restore.scratch;
                 engine.model.record_restore(
                     &mut recording,
                     index,
                     restore,
                     what,
-                    raw,
-                    latents,
-                    codec,
+                    scratch,
+                    cache,
                 )?;
             }
             Ok(recording)
@@ -412,6 +414,8 @@ impl Engine {
         let blocks = self.pool.blocks.take(count)?;
         let mut after = before.clone();
         after.blocks.extend(&blocks);
+        // What was raw is now what its block gives.
+        after.generation = self.generation();
         for layer in 0..self.model.config().layers {
             if let LayerCache::Raw(_) = self.layer_cache(layer as usize) {
                 continue;

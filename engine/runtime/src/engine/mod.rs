@@ -7,6 +7,7 @@ mod buffers;
 mod check;
 mod layers;
 mod plans;
+mod resident;
 mod step;
 mod tables;
 
@@ -27,6 +28,7 @@ use check::check_codec;
 pub(crate) use layers::Probe;
 use layers::Probing;
 use plans::Plans;
+use resident::Resident;
 use tables::Tables;
 
 /// What an engine is made for.
@@ -44,6 +46,11 @@ pub struct EngineOptions {
     pub engines: u32,
     /// Thousandths of a dense cache's bytes that the cache is expected to take; below 1,000 for policies that compress.
     pub cache_permille: u32,
+    /// Restored rows that each following layer keeps for a sequence from one decode step to the next, where there is room and a choice fits into
+    /// them ([`Budget::resident_rows`]); 0 where all layers restore into rows that they share.
+    pub resident_rows: u32,
+    /// For measurements: the overlap of choices that is planted ([`longwave_contract::op::planted`]).
+    pub overlap: Option<u32>,
 }
 
 impl EngineOptions {
@@ -56,6 +63,8 @@ impl EngineOptions {
             sequences: 1,
             engines: 1,
             cache_permille: 1000,
+            resident_rows: 0,
+            overlap: None,
         }
     }
 
@@ -97,7 +106,10 @@ impl EngineOptions {
             _ => Layered::bytes(self, config),
         };
         let raw = (self.cache_permille != 1000).then_some(2 * BLOCK);
-        buffers.map(|desc| desc.bytes).sum::<u64>() + tables::Layout::new(self, raw).bytes + layered
+        buffers.map(|desc| desc.bytes).sum::<u64>()
+            + tables::Layout::new(self, raw).bytes
+            + layered
+            + Resident::bytes(self, config)
     }
 }
 
@@ -125,12 +137,15 @@ pub struct Engine {
     codec_bytes: u64,
     /// There where a layer compresses.
     layered: Option<Layered>,
+    /// There where restored rows stay.
+    resident: Option<Resident>,
     tables: Tables,
     plans: Plans,
     /// The last run.
     newest: Option<Ticket>,
     sequences: HashMap<SequenceId, Sequence>,
     next_sequence: u32,
+    next_generation: u32,
 }
 
 impl Engine {
@@ -208,6 +223,7 @@ impl Engine {
             .budget()
             .map(|budget| Choice::new(&backend, &options, budget))
             .transpose()?;
+        let resident = Resident::new(&backend, &options, config, &*policy)?;
         let raw = compresses.then_some(sinks.saturating_add(tail));
         let tables = Tables::new(&backend, &options, raw)?;
         Ok(Engine {
@@ -217,6 +233,7 @@ impl Engine {
             codecs,
             codec_bytes,
             layered,
+            resident,
             backend,
             model,
             policy,
@@ -226,6 +243,7 @@ impl Engine {
             newest: None,
             sequences: HashMap::new(),
             next_sequence: 0,
+            next_generation: 0,
         })
     }
 
@@ -258,8 +276,18 @@ impl Engine {
     pub fn start(&mut self) -> SequenceId {
         let id = SequenceId(self.next_sequence);
         self.next_sequence += 1;
-        self.sequences.insert(id, Sequence::default());
+        let sequence = Sequence {
+            generation: self.generation(),
+            ..Sequence::default()
+        };
+        self.sequences.insert(id, sequence);
         id
+    }
+
+    /// A generation that no sequence has. Four billion later one might come again, long after what it named.
+    fn generation(&mut self) -> u32 {
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        self.next_generation
     }
 
     /// Ends a sequence and gives its pages back.
@@ -279,7 +307,8 @@ impl Engine {
         self.sequences.get(&id).ok_or(Error::NoSequence(id))
     }
 
-    /// Bytes of cache that a sequence holds, all layers together: whole pages, blocks, and the scratch rows of a decode step.
+    /// Bytes of cache that a sequence holds, all layers together: whole pages, blocks, and the scratch rows of a decode step, those that stay
+    /// restored included.
     ///
     /// # Errors
     /// When there is no such sequence.
@@ -288,10 +317,23 @@ impl Engine {
         Ok(sequence.pages.len() as u64 * self.pool.page_bytes()
             + sequence.tail.len() as u64 * self.pool.tail_page_bytes()
             + sequence.blocks.len() as u64 * self.pool.block_bytes()
-            + u64::from(self.scratch_rows(sequence)) * self.model.config().shape.raw_bytes())
+            + u64::from(self.scratch_rows(sequence)) * self.model.config().shape.raw_bytes()
+            + self.resident_bytes(sequence))
     }
 
-    /// Scratch rows that a decode step of a sequence takes; all layers share them.
+    /// Bytes of the rows that stay restored for a sequence of which decode steps leave something out.
+    fn resident_bytes(&self, sequence: &Sequence) -> u64 {
+        let pick = self.policy.pick(0, sequence);
+        let lane = self.resident.as_ref().map_or(0, Resident::lane_bytes);
+        if pick.candidates > pick.keep { lane } else { 0 }
+    }
+
+    /// Whether restored rows stay between decode steps.
+    pub fn is_resident(&self) -> bool {
+        self.resident.is_some()
+    }
+
+    /// Scratch rows that a decode step of a sequence takes and all layers share.
     fn scratch_rows(&self, sequence: &Sequence) -> u32 {
         if self.layered.is_none() {
             return 0;
@@ -302,9 +344,20 @@ impl Engine {
         };
         let all = sequence.len();
         match self.policy.budget() {
+            Some(_) if self.resident_bytes(sequence) > 0 && !layers.clone().any(reads_all) => 0,
             Some(_) if !layers.clone().any(reads_all) => self.policy.pick(0, sequence).length(all),
             _ => all,
         }
+    }
+
+    /// The names of the codecs, how many layers compress, and the bytes that all of them together make of a token; `None` where no layer compresses.
+    pub fn codecs(&self) -> Option<(Vec<&'static str>, usize, f64)> {
+        let codecs = || self.codecs.iter().flatten();
+        let mut names: Vec<&'static str> = codecs().map(Placed::name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let bytes = codecs().map(|codec| codec.shape().bytes_per_token()).sum();
+        (!names.is_empty()).then(|| (names, codecs().count(), bytes))
     }
 
     /// Bytes of codecs' parameters.
@@ -387,7 +440,9 @@ impl Engine {
     /// When there is no such sequence.
     pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<u32, Error> {
         let sinks = self.sinks();
+        let generation = self.generation();
         let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
+        sequence.generation = generation;
         let within = length.saturating_sub(sinks);
         let length = if within < sequence.compressed() {
             let blocks = sequence.blocks.split_off((within / BLOCK) as usize);

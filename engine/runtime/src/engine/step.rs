@@ -2,13 +2,14 @@
 
 use longwave_contract::Recording;
 use longwave_contract::kv::PAGE;
+use longwave_contract::op::Tokens;
 
 use super::plans::{Bucket, Key};
 use super::tables::Region;
 use super::{Engine, Feed};
 use crate::error::Error;
 use crate::kv::Sequence;
-use crate::model::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors};
+use crate::model::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors, as_list};
 
 impl Engine {
     /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step. Unless it `waits`, what logits are read
@@ -33,19 +34,28 @@ impl Engine {
         let chooses: Vec<bool> = rest.iter().map(|&index| chooses[index]).collect();
         for (group, selects) in self.groups(&decoding, &chooses) {
             let some: Vec<Feed<'_>> = group.iter().map(|&index| decoding[index]).collect();
-            let bucket = self.fill(&some, selects)?;
-            self.run_key(Key::Step(bucket), |engine| engine.record(bucket))?;
             let wanted: Vec<usize> = group
                 .into_iter()
                 .filter(|&index| decoding[index].logits)
                 .collect();
-            for (index, row) in wanted.iter().zip(self.read_logits(wanted.len())?) {
+            let made = self.fill(&some, selects).and_then(|bucket| {
+                self.run_key(Key::Step(bucket), |engine| engine.record(bucket))?;
+                self.read_logits(wanted.len())
+            });
+            if made.is_err() {
+                self.doubt(&decoding);
+            }
+            for (index, row) in wanted.iter().zip(made?) {
                 logits[rest[*index]] = Some(row);
             }
         }
         if logits.iter().all(Option::is_none) && waits {
             // Nothing was read: only now is it known that nothing failed.
-            self.newest.map_or(Ok(()), |run| self.backend.wait(run))?;
+            let ended = self.newest.map_or(Ok(()), |run| self.backend.wait(run));
+            if ended.is_err() {
+                self.doubt(&decoding);
+            }
+            ended?;
         }
         for feed in &decoding {
             if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
@@ -54,6 +64,16 @@ impl Engine {
             self.compress_tail(feed.sequence)?;
         }
         Ok(logits.into_iter().flatten().collect())
+    }
+
+    /// After a step that failed, rows may be said to be resident that were never restored.
+    fn doubt(&mut self, feeds: &[Feed<'_>]) {
+        for feed in feeds {
+            let generation = self.generation();
+            if let Some(sequence) = self.sequences.get_mut(&feed.sequence) {
+                sequence.generation = generation;
+            }
+        }
     }
 
     /// Runs a plan, which is recorded first where it is new. It may still be running afterwards: whoever reads what it wrote waits for it.
@@ -94,8 +114,13 @@ impl Engine {
         }
         let pitch = self.choice.as_ref().map_or(0, |choice| choice.pitch());
         let sinks = self.sinks();
+        let ids: Vec<_> = feeds.iter().map(|feed| feed.sequence).collect();
+        let lanes = match &mut self.resident {
+            Some(resident) if selects => resident.lanes(&ids),
+            _ => vec![0; feeds.len()],
+        };
         self.tables.begin();
-        for feed in feeds {
+        for (feed, lane) in feeds.iter().zip(lanes) {
             let sequence = self
                 .sequences
                 .get(&feed.sequence)
@@ -105,7 +130,7 @@ impl Engine {
                 self.tables.add_pick(sequence, &*self.policy, pitch);
             }
             if self.layered.is_some() {
-                self.tables.add_coded(sequence, sinks);
+                self.tables.add_coded(sequence, sinks, lane);
             }
         }
         let bucket = Bucket::of(&self.tables, &self.options);
@@ -154,7 +179,10 @@ impl Engine {
                 .choice
                 .as_ref()
                 .filter(|_| bucket.chosen > 0)
-                .map(|choice| choice.tensors(bucket, layout)),
+                .map(|choice| ChoiceTensors {
+                    overlap: self.options.overlap,
+                    ..choice.tensors(bucket, layout)
+                }),
         }
     }
 
@@ -190,14 +218,40 @@ impl Engine {
         let layout = &self.tables.layout;
         let sequences = bucket.rows.min(self.options.sequences);
         let (pitch, chosen_pitch) = pitches(bucket);
-        let chosen = choice.map(|choice| Restoration {
-            tokens: Some(choice.chosen),
-            pitch: chosen_pitch,
-            tiles: layout.tiles(Region::ChosenTileCounts, sequences * chosen_pitch),
-            views: layout.whole(Region::ChosenScratchViews),
-            longest: bucket.chosen,
-        });
-        self.restore_rows(bucket.rows, bucket.longest, sequences, pitch, chosen)
+        let resident = match (&self.resident, choice) {
+            (Some(resident), Some(choice)) => Some((resident.step(bucket, choice), choice)),
+            _ => None,
+        };
+        let pages = self.layered.as_ref()?.scratch_pages();
+        let (resident, chosen) = match resident {
+            Some(((step, tiles), choice)) => {
+                let chosen = Restoration {
+                    tokens: Tokens::Missing(step.misses),
+                    pitch: 1,
+                    tiles,
+                    views: choice.views,
+                    entries: as_list(step.entries),
+                    longest: bucket.chosen,
+                };
+                (Some(step), Some(chosen))
+            }
+            None => {
+                let chosen = choice.map(|choice| Restoration {
+                    tokens: Tokens::Listed(choice.chosen),
+                    pitch: chosen_pitch,
+                    tiles: layout.tiles(Region::ChosenTileCounts, sequences * chosen_pitch),
+                    views: layout.whole(Region::ChosenScratchViews),
+                    entries: pages,
+                    longest: bucket.chosen,
+                });
+                (None, chosen)
+            }
+        };
+        let restore = self.restore_rows(bucket.rows, bucket.longest, sequences, pitch, chosen)?;
+        Some(RestoreStep {
+            resident,
+            ..restore
+        })
     }
 
     /// The tensors by which the tokens of `sequences` sequences, `pitch` rows each, are restored.
@@ -212,10 +266,11 @@ impl Engine {
         let layered = self.layered.as_ref()?;
         let layout = &self.tables.layout;
         let all = Restoration {
-            tokens: None,
+            tokens: Tokens::All,
             pitch,
             tiles: layout.tiles(Region::TileCounts, sequences * pitch),
             views: layout.whole(Region::ScratchViews),
+            entries: layered.scratch_pages(),
             longest,
         };
         let restored = |what: &Restoration| what.tiles.iter().map(|tile| tile.rows).max();
@@ -232,7 +287,7 @@ impl Engine {
             z: layered.latents(most),
             inner: layered.inner(most),
             scratch: layered.scratch(),
-            scratch_pages: layered.scratch_pages(),
+            resident: None,
         })
     }
 

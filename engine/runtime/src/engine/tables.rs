@@ -156,15 +156,21 @@ impl Layout {
     /// Tiles that cover `rows` restored rows.
     pub fn tiles(&self, region: Region, rows: u32) -> Vec<Tile> {
         let (offset, ..) = self.regions[region as usize];
-        (0..)
-            .zip((0..rows).step_by(TILE as usize))
-            .map(|(tile, first): (u64, u32)| Tile {
-                first,
-                rows: (rows - first).min(TILE),
-                count: Tensor::new(self.buffer, DType::U32, 1, 1).at(offset + tile * Tensor::ALIGN),
-            })
-            .collect()
+        tiles(Tensor::new(self.buffer, DType::U32, 1, 1).at(offset), rows)
     }
+}
+
+/// Tiles that cover `rows` restored rows, whose counts lie from `counts` on, each in a binding of its own.
+pub(super) fn tiles(counts: Tensor, rows: u32) -> Vec<Tile> {
+    (0..)
+        .zip((0..rows).step_by(TILE as usize))
+        .map(|(tile, first): (u64, u32)| Tile {
+            first,
+            rows: (rows - first).min(TILE),
+            count: Tensor::new(counts.buffer, DType::U32, 1, 1)
+                .at(counts.offset + tile * Tensor::ALIGN),
+        })
+        .collect()
 }
 
 /// The tables of the current step, on the host and on the device.
@@ -293,8 +299,14 @@ impl Tables {
         });
     }
 
-    /// Adds the store of a sequence of `length` tokens.
-    pub fn add_store(&mut self, sequence: &Sequence, length: u32, sinks: u32, chosen: u32) {
+    /// Adds the store of a sequence of `length` tokens that has `lane`.
+    pub fn add_store(
+        &mut self,
+        sequence: &Sequence,
+        length: u32,
+        sinks: u32,
+        (chosen, lane): (u32, u32),
+    ) {
         let pages = self.coded_entries.len() as u32;
         self.coded_entries.extend(&sequence.tail);
         let blocks = self.coded_entries.len() as u32;
@@ -306,12 +318,13 @@ impl Tables {
             chosen,
             pages,
             blocks,
-            reserved: [0; 2],
+            lane,
+            generation: sequence.generation,
         });
     }
 
-    /// Adds what layers that compress need of a decode step's sequence whose row was added last.
-    pub fn add_coded(&mut self, sequence: &Sequence, sinks: u32) {
+    /// Adds what layers that compress need of a decode step's sequence whose row was added last, and which has `lane`.
+    pub fn add_coded(&mut self, sequence: &Sequence, sinks: u32, lane: u32) {
         let position = sequence.len();
         let index = self.coded_rows.len();
         if let Some(row) = self.rows.get(index) {
@@ -322,7 +335,7 @@ impl Tables {
             });
         }
         let chosen = self.chosen_views.get(index).map_or(0, |view| view.length);
-        self.add_store(sequence, position + 1, sinks, chosen);
+        self.add_store(sequence, position + 1, sinks, (chosen, lane));
     }
 
     /// Says how restored rows are numbered: `pitch` of all, and of chosen ones, apart.

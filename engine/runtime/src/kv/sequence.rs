@@ -17,6 +17,8 @@ pub struct Sequence {
     pub tail: Vec<u32>,
     /// Latent blocks, in order; the same numbers in every layer that compresses.
     pub blocks: Vec<u32>,
+    /// What the history is known by: another number whenever something of it was dropped, rewritten or compressed, never that of another sequence.
+    pub generation: u32,
 }
 
 impl Sequence {

@@ -22,7 +22,9 @@ use sha2::{Digest, Sha256};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use load::{LoadEvent, WeightSummary};
 pub use random::RandomWeights;
-pub(crate) use record::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors, Tile};
+pub(crate) use record::{
+    ChoiceTensors, LayerCache, ResidentStep, Restoration, RestoreStep, StepTensors, Tile, as_list,
+};
 pub use rope::Rope;
 pub use source::ModelSource;
 

@@ -2,8 +2,8 @@
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{
-    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Rope, Select,
-    Selected,
+    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside, Rope, Select,
+    Selected, Tokens,
 };
 use longwave_contract::{CheckError, Recording, Tensor};
 
@@ -56,17 +56,17 @@ pub struct ChoiceTensors {
     pub views: Tensor,
     /// The most tokens that any row reads of them.
     pub longest: u32,
+    /// The overlap of choices that is planted, in thousandths.
+    pub overlap: Option<u32>,
 }
 
-impl ChoiceTensors {
-    /// All picks' entries as one list, as views name them; rows are padded to whole quads.
-    fn list(&self) -> Tensor {
-        let (rows, cols) = (self.chosen.rows, self.chosen.cols.next_multiple_of(4));
-        Tensor {
-            rows: 1,
-            cols: rows * cols,
-            ..self.chosen
-        }
+/// All picks' entries as one list, as views name them; rows are padded to whole quads.
+pub(crate) fn as_list(entries: Tensor) -> Tensor {
+    let (rows, cols) = (entries.rows, entries.cols.next_multiple_of(4));
+    Tensor {
+        rows: 1,
+        cols: rows * cols,
+        ..entries
     }
 }
 
@@ -84,14 +84,16 @@ pub(crate) struct Tile {
 /// What is restored, and how attention reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Restoration {
-    /// Positions, or all of a sequence's.
-    pub tokens: Option<Tensor>,
+    /// Which tokens.
+    pub tokens: Tokens,
     /// Rows from one sequence to the next.
     pub pitch: u32,
     /// The rows, tile by tile.
     pub tiles: Vec<Tile>,
     /// Views of the scratch rows.
     pub views: Tensor,
+    /// Entries of those views.
+    pub entries: Tensor,
     /// The most tokens that any row reads of them.
     pub longest: u32,
 }
@@ -115,10 +117,38 @@ pub(crate) struct RestoreStep {
     pub z: Tensor,
     /// See `out`.
     pub inner: [Option<Tensor>; 3],
-    /// Scratch rows.
+    /// Scratch rows that all layers share.
     pub scratch: Tensor,
-    /// The pages of the scratch rows, in order.
-    pub scratch_pages: Tensor,
+    /// What `chosen` needs where restored rows stay.
+    pub resident: Option<ResidentStep>,
+}
+
+/// The tensors by which chosen tokens stay restored; see [`Reside`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ResidentStep {
+    /// What is resident, for each observer.
+    pub maps: Vec<Tensor>,
+    /// Entries of chosen tokens, `u32[p, m]`.
+    pub entries: Tensor,
+    /// What a step restores.
+    pub misses: Tensor,
+    /// How much of it each tile takes.
+    pub counts: Tensor,
+    /// Rows of a tile.
+    pub tile: u32,
+    /// The rows of each layer that follows.
+    pub rows: Vec<Option<Tensor>>,
+}
+
+impl RestoreStep {
+    /// The scratch rows of a layer that reads `what`.
+    fn rows_of(&self, layer: usize, what: &Restoration) -> Tensor {
+        let resident = match (what.tokens, &self.resident) {
+            (Tokens::Missing(_), Some(resident)) => resident.rows.get(layer).copied().flatten(),
+            _ => None,
+        };
+        resident.unwrap_or(self.scratch)
+    }
 }
 
 /// Where a layer keeps its tokens.
@@ -151,27 +181,48 @@ impl Model {
     ) -> Result<Recording, CheckError> {
         let mut recording = Recording::new(label);
         self.record_embedding(&mut recording, step)?;
+        let mut maps = restore
+            .and_then(|restore| restore.resident.as_ref())
+            .map(|resident| resident.maps.iter());
+        // What is chosen of a dense view are entries where the layers that follow keep raw rows, and else tokens.
+        let mut observe = |recording: &mut Recording, attend: &Attend, choice: &ChoiceTensors| {
+            let yields = match restore {
+                None => Selected::Entries,
+                Some(_) => Selected::Tokens,
+            };
+            record_choice(recording, attend, choice, yields)?;
+            let resident = restore.and_then(|restore| Some((restore, restore.resident.as_ref()?)));
+            let map = maps.as_mut().and_then(Iterator::next);
+            if let (Some((restore, resident)), Some(&map)) = (resident, map) {
+                recording.push(Reside {
+                    tokens: choice.chosen,
+                    stores: restore.stores,
+                    count: attend.count,
+                    resident: map,
+                    out: resident.entries,
+                    misses: resident.misses,
+                    counts: resident.counts,
+                    tile: resident.tile,
+                })?;
+            }
+            Ok::<_, CheckError>(())
+        };
         for index in 0..self.weights.layers.len() {
             let role = policy.role(index as u32);
             match (cache(index), restore) {
                 (LayerCache::Raw(kv), _) => {
-                    // What is chosen of a dense view are entries where the layers that follow keep raw rows, and else tokens.
-                    let yields = match restore {
-                        None => Selected::Entries,
-                        Some(_) => Selected::Tokens,
-                    };
                     self.record_queries(&mut recording, index, step, KeySpace::Roped, kv, None)?;
                     let dense = self.attend(step, kv);
                     match (role, step.choice) {
                         (Role::Follow, Some(choice)) => recording.push(Attend {
                             views: choice.views,
-                            entries: choice.list(),
+                            entries: as_list(choice.chosen),
                             longest: choice.longest,
                             ..dense
                         })?,
                         (Role::Observe, Some(choice)) => {
                             recording.push(dense)?;
-                            record_choice(&mut recording, &dense, &choice, yields)?;
+                            observe(&mut recording, &dense, &choice)?;
                         }
                         (Role::Dense | Role::Observe | Role::Follow, _) => recording.push(dense)?,
                     }
@@ -200,16 +251,17 @@ impl Model {
                         (Role::Follow, Some(chosen)) => chosen,
                         _ => &restore.all,
                     };
-                    self.record_restore(&mut recording, index, restore, what, raw, latents, codec)?;
+                    let (scratch, cache) = (restore.rows_of(index, what), (raw, latents, codec));
+                    self.record_restore(&mut recording, index, restore, what, scratch, cache)?;
                     let attend = Attend {
                         views: what.views,
-                        entries: restore.scratch_pages,
+                        entries: what.entries,
                         longest: what.longest,
-                        ..self.attend(&tail, restore.scratch)
+                        ..self.attend(&tail, scratch)
                     };
                     recording.push(attend)?;
                     if let (Role::Observe, Some(choice)) = (role, step.choice) {
-                        record_choice(&mut recording, &attend, &choice, Selected::Tokens)?;
+                        observe(&mut recording, &attend, &choice)?;
                     }
                 }
                 (LayerCache::Coded { .. }, None) => {
@@ -242,19 +294,14 @@ impl Model {
     }
 
     /// Records what restores tokens of a layer to scratch rows.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a layer's parts are passed as they are"
-    )]
     pub(crate) fn record_restore(
         &self,
         recording: &mut Recording,
         layer: usize,
         step: &RestoreStep,
         what: &Restoration,
-        raw: Tensor,
-        latents: Tensor,
-        codec: &Placed,
+        scratch: Tensor,
+        (raw, latents, codec): (Tensor, Tensor, &Placed),
     ) -> Result<(), CheckError> {
         for tile in &what.tiles {
             let out = Tensor {
@@ -288,7 +335,7 @@ impl Model {
                 epsilon: self.config().epsilon,
                 rope: self.weights.rope,
                 shape: self.config().shape,
-                kv: step.scratch,
+                kv: scratch,
             })?;
         }
         Ok(())
@@ -426,6 +473,7 @@ fn record_choice(
         picks: choice.picks,
         count: attend.count,
         yields,
+        overlap: choice.overlap,
         out: choice.chosen,
     })
 }

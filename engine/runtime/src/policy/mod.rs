@@ -60,6 +60,13 @@ impl Budget {
             .saturating_add(self.keep)
     }
 
+    /// Restored rows that following layers keep for a sequence from one decode step to the next, in a cache of `context` tokens: what is read,
+    /// and as many chosen tokens again; 0 where that is more than a third of the context, and would undo what compression saves.
+    pub const fn resident_rows(&self, context: u32) -> u32 {
+        let rows = self.tokens().saturating_add(self.keep);
+        if rows > context / 3 { 0 } else { rows }
+    }
+
     /// What is chosen for row `row` of a step, which sees `visible` tokens.
     pub const fn pick(&self, row: u32, visible: u32) -> PickDesc {
         let first = if self.sink < visible {
@@ -157,6 +164,19 @@ pub trait Policy: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_stay_where_they_are_a_third_of_the_context_at_most() {
+        let budget = Budget::default();
+        let rows = budget.tokens() + 2048;
+        assert_eq!(budget.resident_rows(3 * rows), rows);
+        assert_eq!(budget.resident_rows(3 * rows - 1), 0);
+        let all = Budget {
+            keep: u32::MAX,
+            ..budget
+        };
+        assert_eq!(all.resident_rows(u32::MAX), 0);
+    }
 
     #[test]
     fn sinks_and_recent_tokens_are_no_candidates() {

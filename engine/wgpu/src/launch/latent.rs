@@ -2,6 +2,7 @@
 
 use longwave_contract::BackendError;
 use longwave_contract::kv::{LatentShape, ScaleRule};
+use longwave_contract::op::Tokens;
 use longwave_shaders::Kernel;
 
 use super::{Word, params};
@@ -44,4 +45,13 @@ pub(super) fn latent_params(
         .chain(given.iter().copied())
         .collect();
     params(kernel, &values)
+}
+
+/// How kernels are told which tokens are restored: the number of the way, and elements of a row of the tensor that names them.
+pub(super) fn naming(tokens: Tokens) -> (u32, u32) {
+    match tokens {
+        Tokens::All => (0, 0),
+        Tokens::Listed(tokens) => (1, tokens.cols.next_multiple_of(4)),
+        Tokens::Missing(_) => (2, 4),
+    }
 }

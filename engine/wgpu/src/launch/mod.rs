@@ -21,6 +21,7 @@ mod one_row;
 mod pack;
 mod qkv_rope_append;
 mod refer;
+mod reside;
 mod rms_norm;
 mod rope;
 mod select;
@@ -123,6 +124,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Attend(op) => attend::launch(op, context),
         Op::Observe(op) => observe::launch(op, context),
         Op::Select(op) => select::launch(op, context),
+        Op::Reside(op) => reside::launch(op, context),
         Op::Refer(op) => refer::launch(op, context),
         Op::Linear(op) => linear::launch(op, context),
         Op::Activate(op) => activate::launch(op, context),

@@ -1,8 +1,9 @@
-//! `rope`: one workgroup a head of a row, once for each slab of the scratch rows that takes some.
+//! `rope`: one workgroup a head of a row, or four where most rows may not count, once for each slab of the scratch rows that takes some.
 
 use longwave_contract::BackendError;
-use longwave_contract::op::Rope;
+use longwave_contract::op::{Rope, Tokens};
 
+use super::latent::naming;
 use super::{Bound, Context, Dispatch, kernel, params, unsupported};
 
 /// Elements of a head that the kernel has room for.
@@ -18,28 +19,37 @@ pub(super) fn launch(op: &Rope, context: &Context<'_>) -> Result<Vec<Dispatch>, 
     let heads = 2 * op.shape.kv_heads;
     let kernel = kernel("rope", &[context.reduce()])?;
     let absent = Bound::Tensor(op.count);
-    let tokens_pitch = op
-        .tokens
-        .map_or(0, |tokens| tokens.cols.next_multiple_of(4));
+    let (naming, tokens_pitch) = naming(op.tokens);
+    // Most rows that misses have room for do not count: fewer workgroups leave at once.
+    let misses = matches!(op.tokens, Tokens::Missing(_));
+    let each = if misses { 4u32.min(heads) } else { 1 };
+    let parts = heads.div_ceil(each);
     let mut dispatches = Vec::new();
     for window in context.windows(op.kv) {
         // The rows whose slots lie in the window.
-        let begin = window.first.max(op.first);
-        let end = (window.first + window.rows).min(op.first + rows);
+        let (mut begin, mut end) = (op.first, op.first + rows);
+        if !misses {
+            begin = window.first.max(begin);
+            end = (window.first + window.rows).min(end);
+        }
         if begin >= end {
             continue;
         }
         let size = end - begin;
-        let grid = context.grid(name, u64::from(size) * u64::from(heads))?;
+        let grid = context.grid(name, u64::from(size) * u64::from(parts))?;
         let values = [
             ("rows", rows.into()),
             ("x_groups", grid[0].into()),
             ("begin", (begin - op.first).into()),
             ("size", size.into()),
-            ("slot", (begin - window.first).into()),
+            ("slot", begin.saturating_sub(window.first).into()),
+            ("first_slot", window.first.into()),
+            ("slots", window.rows.into()),
+            ("each", each.into()),
+            ("parts", parts.into()),
             ("pitch", op.pitch.into()),
             ("first", op.first.into()),
-            ("has_tokens", u32::from(op.tokens.is_some()).into()),
+            ("naming", naming.into()),
             ("tokens_pitch", tokens_pitch.into()),
             ("has_norm", u32::from(op.k_norm.is_some()).into()),
             ("heads", heads.into()),
@@ -56,7 +66,7 @@ pub(super) fn launch(op: &Rope, context: &Context<'_>) -> Result<Vec<Dispatch>, 
             params: params(kernel, &values)?,
             bindings: vec![
                 ("x", context.whole(name, "x", op.x)?),
-                ("tokens", op.tokens.map_or(absent, Bound::Tensor)),
+                ("tokens", op.tokens.tensor().map_or(absent, Bound::Tensor)),
                 ("stores", Bound::Tensor(op.stores)),
                 ("count", Bound::Tensor(op.count)),
                 ("norm", op.k_norm.map_or(absent, Bound::Tensor)),

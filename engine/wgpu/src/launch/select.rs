@@ -21,6 +21,12 @@ pub(super) fn launch(op: &Select, context: &Context<'_>) -> Result<Vec<Dispatch>
         ("capacity", op.out.cols.into()),
         ("first_slot", 0.into()),
         ("slots", u32::MAX.into()),
+        (
+            "overlap",
+            op.overlap
+                .map_or(u32::MAX, |overlap| overlap.min(1000))
+                .into(),
+        ),
         ("places", u32::from(op.yields == Selected::Tokens).into()),
     ];
     let dispatch = Dispatch {

@@ -3,7 +3,7 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::Unpack;
 
-use super::latent::latent_params;
+use super::latent::{latent_params, naming};
 use super::{Bound, Context, Dispatch, kernel};
 
 /// # Errors
@@ -12,15 +12,13 @@ pub(super) fn launch(op: &Unpack, context: &Context<'_>) -> Result<Vec<Dispatch>
     let (name, shape, rows) = (Unpack::NAME, op.shape, op.out.rows);
     let kernel = kernel("unpack", &[])?;
     let grid = context.grid(name, rows.into())?;
-    let tokens_pitch = op
-        .tokens
-        .map_or(0, |tokens| tokens.cols.next_multiple_of(4));
+    let (naming, tokens_pitch) = naming(op.tokens);
     let given = [
         ("rows", rows.into()),
         ("x_groups", grid[0].into()),
         ("pitch", op.pitch.into()),
         ("first", op.first.into()),
-        ("has_tokens", u32::from(op.tokens.is_some()).into()),
+        ("naming", naming.into()),
         ("tokens_pitch", tokens_pitch.into()),
         ("has_offset", u32::from(op.mean.rows == 2).into()),
         ("has_z", u32::from(op.z.is_some()).into()),
@@ -37,7 +35,10 @@ pub(super) fn launch(op: &Unpack, context: &Context<'_>) -> Result<Vec<Dispatch>
         overrides: Vec::new(),
         params: latent_params(kernel, &shape, &given)?,
         bindings: vec![
-            ("tokens", Bound::Tensor(op.tokens.unwrap_or(op.count))),
+            (
+                "tokens",
+                Bound::Tensor(op.tokens.tensor().unwrap_or(op.count)),
+            ),
             ("stores", Bound::Tensor(op.stores)),
             ("entries", whole("entries", op.entries)?),
             ("count", Bound::Tensor(op.count)),
