@@ -96,6 +96,10 @@ pub struct TokenArguments {
     /// Measure each op of a prompt or a token on the device as well
     #[arg(long)]
     pub profile: bool,
+    /// Plant this share of a choice in the next one where a policy chooses, instead of what is observed, which random weights make arbitrary;
+    /// observing and choosing are done all the same
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub overlap: Option<f64>,
     /// How results are printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "md")]
     pub output: Format,
@@ -168,6 +172,13 @@ pub enum Format {
     Json,
     /// An object a line
     Jsonl,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: Option<f64> = text.parse().ok();
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| format!("`{text}` is no share from 0 to 1"))
 }
 
 fn backend(name: &str) -> Result<BackendName, String> {
@@ -323,6 +334,7 @@ mod tests {
         assert!(refused("bench --backends cpu,cuda").contains("no cuda backend yet"));
         assert!(refused("bench --backends abacus").contains("auto, cpu, wgpu"));
         assert!(refused("bench -m x --shape y").contains("cannot be used with"));
+        assert!(refused("bench --overlap 1.5").contains("from 0 to 1"));
         assert!(refused("bench -r 0").contains('0'));
         assert!(refused("bench -o xml").contains("jsonl"));
         assert!(refused("bench --kv nonsense").contains("dense"));

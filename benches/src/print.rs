@@ -268,7 +268,22 @@ impl Row for TokenResult {
 
     fn footer(&self) -> String {
         let device = (self.backend, self.device.as_str(), self.driver.as_str());
-        footer(device, &self.ceiling, self.build_commit)
+        let mut text = footer(device, &self.ceiling, self.build_commit);
+        let mut notes = Vec::new();
+        notes.extend(self.overlap.map(|share| {
+            let percent = 100.0 * share;
+            format!(
+                "{percent} % of each choice are planted in the next, instead of what is observed"
+            )
+        }));
+        notes.extend(self.codec.clone());
+        if self.resident {
+            notes.push("restored rows stay from one token to the next".into());
+        }
+        if !notes.is_empty() {
+            text += &format!("\n\n{}: {}", one_line(&self.kv), notes.join("; "));
+        }
+        text
     }
 
     fn profile(&self) -> Option<(String, &[OpTime])> {

@@ -25,6 +25,14 @@ pub struct TokenResult {
     pub device: String,
     pub driver: String,
     pub kv: String,
+    /// The share of a choice that was planted in the next one; absent where the weights chose, or nothing was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<f64>,
+    /// The codecs, and the bytes that they make of a token; absent where nothing is compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codec: Option<String>,
+    /// Whether restored rows stayed from one token to the next.
+    pub resident: bool,
     pub chunk: u32,
     pub test: String,
     pub n_prompt: u32,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use longwave_cli::codecs::Policies;
 use longwave_cli::kv::KvPolicy;
+use longwave_cli::model::loaded_with_room;
 use longwave_cli::output::Notes;
 use longwave_contract::Backend;
 use longwave_runtime::calibrate;
@@ -28,6 +29,8 @@ pub struct Site {
     /// How its engines are set up.
     pub options: EngineOptions,
     pub ceiling: Ceiling,
+    /// Whether there is room for rows that stay restored.
+    has_room: bool,
     /// Bytes of all stations' buffers.
     all: Arc<AtomicU64>,
 }
@@ -50,21 +53,42 @@ impl Site {
         let ceiling = Ceiling::measure(&backend)?;
         let count = kvs.len() as u32;
         let permille: u32 = kvs.iter().map(KvPolicy::permille).sum();
+        let rows = kvs
+            .iter()
+            .map(|kv| kv.resident_rows(options.context))
+            .sum::<u32>();
         let reach = kvs.iter().map(KvPolicy::positions).max().unwrap_or(0);
         let loaded = EngineOptions {
             context: options.context.max(reach.min(subject.config().context)),
             engines: count,
             cache_permille: permille.div_ceil(count.max(1)),
+            resident_rows: rows.div_ceil(count.max(1)),
             ..options.clone()
         };
-        let model = subject.load(&backend, &loaded, notes)?;
+        let mut given = loaded.clone();
+        let model = loaded_with_room(&mut given, &loaded, |loaded| {
+            subject.load(&backend, loaded, notes)
+        })?;
         Ok(Site {
+            has_room: given.resident_rows == loaded.resident_rows,
             backend,
             model,
             options,
             ceiling,
             all: Arc::default(),
         })
+    }
+}
+
+impl Site {
+    /// The options of a policy's engine.
+    fn options(&self, kv: &KvPolicy) -> EngineOptions {
+        let rows = kv.resident_rows(self.options.context);
+        EngineOptions {
+            cache_permille: kv.permille(),
+            resident_rows: if self.has_room { rows } else { 0 },
+            ..self.options.clone()
+        }
     }
 }
 
@@ -111,10 +135,7 @@ impl Station {
     ) -> Result<Self> {
         let policy = policies.policy(kv)?;
         let meter = Arc::new(Meter::new(&site.backend, &site.all));
-        let options = EngineOptions {
-            cache_permille: kv.permille(),
-            ..site.options.clone()
-        };
+        let options = site.options(kv);
         let tokens = calibrate::draw(options.context as usize, site.model.config().vocabulary);
         let backend: Arc<dyn Backend> = Arc::clone(&meter) as _;
         let mut engine = Engine::new(backend, Arc::clone(&site.model), policy, options)
@@ -133,6 +154,20 @@ impl Station {
             compressed: 0,
             floor: 0,
         })
+    }
+
+    /// The codecs, and the bytes that they make of a token.
+    pub fn codec(&self) -> Option<String> {
+        let (names, layers, bytes) = self.engine.codecs()?;
+        let names = names.join(" and ");
+        Some(format!(
+            "codec {names}, {bytes:.0} bytes of a token in {layers} layers together"
+        ))
+    }
+
+    /// Whether restored rows stay from one token to the next.
+    pub fn is_resident(&self) -> bool {
+        self.engine.is_resident()
     }
 
     /// Brings the sequence to where a test begins, and runs the test once, so that everything that is made once is made.

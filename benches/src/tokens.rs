@@ -54,6 +54,7 @@ impl TokenArguments {
                 chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps(), subject.config()));
             let options = EngineOptions {
                 chunk: chunk.min(context),
+                overlap: self.overlap.map(|share| (share * 1000.0).round() as u32),
                 ..EngineOptions::single(context)
             };
             sites.push(Site::new(backend, &subject, (options, &self.kv), notes)?);
@@ -133,6 +134,9 @@ impl TokenArguments {
                 device: caps.device.clone(),
                 driver: caps.driver.clone(),
                 kv: station.kv.to_string(),
+                overlap: self.overlap.filter(|_| station.kv.chooses()),
+                codec: station.codec(),
+                resident: station.is_resident(),
                 chunk: site.options.chunk,
                 test: test.to_string(),
                 n_prompt: count(!test.generates),
