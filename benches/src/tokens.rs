@@ -13,7 +13,7 @@ use crate::args::{Test, TokenArguments};
 use crate::plot;
 use crate::print::Printer;
 use crate::result::{COMMIT, TokenResult, mean_and_deviation, nanoseconds, now};
-use crate::station::{Footprint, Site, Station};
+use crate::station::{Site, Station};
 use crate::subject::Subject;
 
 /// How long a test runs before it counts.
@@ -91,13 +91,11 @@ impl TokenArguments {
         sites: &[Site],
         stations: &mut [Station],
     ) -> Result<Vec<TokenResult>> {
-        let footprints = stations
-            .iter_mut()
-            .map(|station| station.prepare(test, self.profile))
-            .collect::<Result<Vec<Footprint>>>()?;
-        // Devices that stood idle save power: a moment of work brings their clocks back.
+        let mut footprints = Vec::new();
         for station in stations.iter_mut() {
             let begun = Instant::now();
+            footprints.push(station.prepare(test, self.profile)?);
+            // Devices that stood idle save power: a moment of work brings their clocks back.
             while begun.elapsed() < WARM_UP {
                 station.measure(test)?;
             }

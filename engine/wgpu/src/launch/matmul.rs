@@ -79,15 +79,6 @@ fn cooperative_tile(rows: u32, outputs: u32, columns: u32) -> u32 {
     }
 }
 
-fn chosen(rows: u32, context: &Context<'_>) -> MatmulKernel {
-    select(
-        rows,
-        context.caps.kind,
-        context.cooperative(),
-        context.force.matmul,
-    )
-}
-
 /// Whether products of so many rows take their input as f16.
 pub(super) fn takes_half(rows: u32, context: &Context<'_>) -> bool {
     chosen(rows, context) == MatmulKernel::Cooperative
