@@ -41,8 +41,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var least$(i) = FAR;
     var best$(i) = 0u;
     //:end
+    // Parts as the search cuts them; the last ones may be empty.
+    let all = block.sinks + block.index * params.references + 127u / params.stride + 1u;
+    let share = (all + 64u * params.splits - 1u) / (64u * params.splits) * 64u;
+    let used = (all + share - 1u) / share;
     let first = (group.x * 128u + lane) * params.splits * params.neighbours;
-    for (var at = first; at < first + params.splits * params.neighbours; at++) {
+    for (var at = first; at < first + used * params.neighbours; at++) {
         var distance = bitcast<f32>(found[at].x);
         var which = found[at].y;
         if distance < least7 {

@@ -85,7 +85,7 @@ impl Choice {
 }
 
 /// Restored rows that a codec takes at a time.
-pub(super) const TILE: u32 = 4096;
+pub(super) const TILE: u32 = 8192;
 
 /// Blocks that are compressed at a time: a tile of tokens.
 pub(super) const BATCH: u32 = TILE / BLOCK;
