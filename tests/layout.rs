@@ -152,14 +152,15 @@ fn cuda_struct(source: &str, name: &str) -> Option<Layout> {
 }
 
 /// What every device that runs WebGPU natively offers (storage buffers: more than WebGPU's own minimum of 8, which `fits` checks when a kernel
-/// is compiled).
+/// is compiled). Kernels for matrix units take more memory, and are chosen only where there is as much; for all that they do there are others.
 #[test]
 fn every_kernel_fits_the_smallest_device() -> Result<()> {
     for kernel in KERNELS {
         let threads: u32 = kernel.workgroup.iter().product();
         ensure!(threads <= 256, "{}: {threads} threads", kernel.name);
+        let most = if kernel.needs.cooperative { 48 } else { 16 };
         ensure!(
-            kernel.shared_bytes <= 16 << 10,
+            kernel.shared_bytes <= most << 10,
             "{}: {} bytes of workgroup memory",
             kernel.name,
             kernel.shared_bytes

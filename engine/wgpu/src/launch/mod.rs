@@ -137,6 +137,9 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
     }
 }
 
+/// Workgroup memory that kernels for matrix units take at most.
+const COOPERATIVE_MEMORY: u32 = 48 << 10;
+
 /// Whether kernels for matrix units run on a device: they multiply 16 by 16 numbers of f16 into f32, by subgroups of exactly 32 threads.
 pub(crate) fn cooperative(caps: &Caps, force: Force) -> bool {
     let usable = CooperativeMatrix {
@@ -149,6 +152,7 @@ pub(crate) fn cooperative(caps: &Caps, force: Force) -> bool {
         && !force.no_cooperative
         && caps.f16
         && caps.subgroup == Some((32, 32))
+        && caps.workgroup_memory >= COOPERATIVE_MEMORY
         && caps.cooperative_matrix.contains(&usable)
 }
 
