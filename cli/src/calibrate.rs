@@ -83,7 +83,6 @@ impl CalibrateArguments {
         let backend = choice.open(notes)?;
         let options = EngineOptions {
             cache_permille: 300,
-            chunk: EngineOptions::chunk_for(backend.caps(), opened.source.config()).min(window),
             ..EngineOptions::single(window)
         };
         let model = opened.load(&backend, &options, notes)?;
