@@ -1,11 +1,13 @@
 // What: out[row, head] = the splits' sums, weighed by exp(maximum), over the sum of their weights; zeros where no split saw a token.
 // Contract: engine/contract/src/op/attend.rs
 // Grid: x = heads, y = rows; threads share the head's quads, and where there are more threads, the splits.
-// Shared: 2 KiB for sums, 512 bytes for weights, and the reduction's.
+// Shared: 4 KiB for sums, 1 KiB for weights, and the reduction's.
 // Numerics: f32; weights are relative to the largest maximum.
 
-const WORKGROUP: u32 = 128u;
-//:let LOADS = 4
+const WORKGROUP: u32 = 256u;
+// Splits whose sums a thread loads at once.
+const LOADS: u32 = 8u;
+//:let LOADS = 8
 //:variant reduce = part/reduce_subgroup | part/reduce_workgroup
 //:import part/layout
 //:import part/math
@@ -30,43 +32,50 @@ struct Params {
 var<workgroup> parts: array<vec4<f32>, WORKGROUP>;
 var<workgroup> part_weights: array<f32, WORKGROUP>;
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let row = group.y;
     let head = group.x;
-    // Neither load waits for the other.
+    let first = (row * params.heads + head) * params.splits;
+    let quad = lane.thread % params.quads;
+    let turn = lane.thread / params.quads;
+    let turns = WORKGROUP / params.quads;
+    // Neither load waits for the other: the first splits' are under way before it is known how many there are.
     let counted = count[0];
     let view = rows[row].view;
     let position = rows[row].position;
+    let own_stat = stats[first + min(lane.thread, params.splits - 1u)];
+    //:repeat i = 0..LOADS
+    let early_at$(i) = first + min(turn + $(i)u * turns, params.splits - 1u);
+    let early_stat$(i) = stats[early_at$(i)];
+    let early_sum$(i) = sums[early_at$(i) * params.quads + quad];
+    //:end
     if row >= min(counted, params.rows) {
         return;
     }
     let visible = view_visible(views[view], position);
     // Splits that see nothing add nothing, and need not be read.
     let used = clamp((visible + params.split_tokens - 1u) / params.split_tokens, 1u, params.splits);
-    let first = (row * params.heads + head) * params.splits;
-    var own_largest = MASKED;
-    for (var split = lane.thread; split < used; split += WORKGROUP) {
+    var own_largest = select(MASKED, own_stat.x, lane.thread < used);
+    for (var split = lane.thread + WORKGROUP; split < used; split += WORKGROUP) {
         own_largest = max(own_largest, stats[first + split].x);
     }
     let largest = reduce_max4(vec4<f32>(own_largest), lane).x;
-    let quad = lane.thread % params.quads;
-    let turn = lane.thread / params.quads;
-    let turns = WORKGROUP / params.quads;
     var weight = 0.0;
     var value = vec4<f32>();
     if turn < turns {
-        for (var split = turn; split < used; split += 4u * turns) {
-            //:repeat i = 0..LOADS
-            let at$(i) = first + min(split + $(i)u * turns, used - 1u);
-            let stat$(i) = stats[at$(i)];
-            let sum$(i) = sums[at$(i) * params.quads + quad];
-            //:end
-            //:repeat i = 0..LOADS
-            let factor$(i) = select(0.0, exp(stat$(i).x - largest), split + $(i)u * turns < used);
-            weight += factor$(i) * stat$(i).y;
-            value += factor$(i) * sum$(i);
-            //:end
+        //:repeat i = 0..LOADS
+        if turn + $(i)u * turns < used {
+            let factor = exp(early_stat$(i).x - largest);
+            weight += factor * early_stat$(i).y;
+            value += factor * early_sum$(i);
+        }
+        //:end
+        for (var split = turn + LOADS * turns; split < used; split += turns) {
+            let stat = stats[first + split];
+            let factor = exp(stat.x - largest);
+            weight += factor * stat.y;
+            value += factor * sums[(first + split) * params.quads + quad];
         }
     }
     parts[lane.thread] = value;

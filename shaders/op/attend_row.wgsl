@@ -61,10 +61,11 @@ var<workgroup> parts: array<vec4<f32>, 4u * WORKGROUP>;
 var<workgroup> group_largest: array<vec4<f32>, WORKGROUP / 4u>;
 var<workgroup> group_weights: array<vec4<f32>, WORKGROUP / 4u>;
 
-// The sum over the threads that share a token.
-fn lanes_add(value: vec4<f32>) -> vec4<f32> {
-    var sum = value + subgroupShuffleXor(value, 1u);
-    sum += subgroupShuffleXor(sum, 2u);
+// The sums over the threads of a group for one of four tokens: each thread has that of its place modulo four.
+fn token_sums(tokens: array<vec4<f32>, 4>, odd: bool, second: bool) -> vec4<f32> {
+    let front = select(tokens[0], tokens[1], odd) + subgroupShuffleXor(select(tokens[1], tokens[0], odd), 1u);
+    let back = select(tokens[2], tokens[3], odd) + subgroupShuffleXor(select(tokens[3], tokens[2], odd), 1u);
+    var sum = select(front, back, second) + subgroupShuffleXor(select(back, front, second), 2u);
     if LANES > 4u {
         sum += subgroupShuffleXor(sum, 4u);
     }
@@ -110,6 +111,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
 
     let groups = WORKGROUP / LANES;
     let within = lane.within % LANES;
+    let odd = within % 2u == 1u;
+    let second = within % 4u >= 2u;
     let own = lane.subgroup * (lane.size / LANES) + lane.within / LANES;
     // A head's last octets may leave some threads without one: they repeat the last, with queries of zero.
     //:repeat p = 0..PIECES
@@ -137,7 +140,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         //:repeat h = 0..4
         if $(h)u < block_heads {
             largest[$(h)] = stats[place$(h)].x;
-            weight_sum[$(h)] = stats[place$(h)].y;
+            // Four threads' weights are added up in the end.
+            weight_sum[$(h)] = select(0.0, stats[place$(h)].y, within % 4u == 0u);
             //:repeat p = 0..PIECES
             if has$(p) {
                 let source = 2u * (place$(h) * params.octets + octet$(p));
@@ -182,7 +186,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         place_now$(t) = place_next$(t);
         place_next$(t) = token_place(view, at + 2u * step + 4u * own + $(t)u, end);
         //:end
-        var new_largest = largest;
         //:repeat t = 0..TOKENS
         var score$(t) = vec4<f32>();
         //:repeat p = 0..PIECES
@@ -193,8 +196,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
             score$(t) += vec4<f32>(dot(q0_$(p)_high, high), dot(q1_$(p)_high, high), dot(q2_$(p)_high, high), dot(q3_$(p)_high, high));
         }
         //:end
-        score$(t) = select(vec4<f32>(MASKED), lanes_add(score$(t)), seen$(t));
-        new_largest = max(new_largest, score$(t));
         //:end
         if at + step < end {
             //:repeat t = 0..TOKENS
@@ -205,9 +206,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
             //:end
             //:end
         }
+        // Each thread weighs the token that it has the scores of.
+        let seen = select(select(seen0, seen1, odd), select(seen2, seen3, odd), second);
+        let score = select(vec4<f32>(MASKED), token_sums(array(score0, score1, score2, score3), odd, second), seen);
+        var new_largest = max(score, subgroupShuffleXor(score, 1u));
+        new_largest = max(largest, max(new_largest, subgroupShuffleXor(new_largest, 2u)));
         let keep = exp(largest - new_largest);
         largest = new_largest;
-        weight_sum *= keep;
+        let weight = select(vec4<f32>(), exp(score - largest), seen);
+        weight_sum = weight_sum * keep + weight;
         //:repeat h = 0..4
         //:repeat p = 0..PIECES
         sum$(h)_$(p)_low *= keep[$(h)];
@@ -215,8 +222,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         //:end
         //:end
         //:repeat t = 0..TOKENS
-        let weight$(t) = select(vec4<f32>(), exp(score$(t) - largest), seen$(t));
-        weight_sum += weight$(t);
+        let weight$(t) = subgroupShuffle(weight, lane.within - within % 4u + $(t)u);
         //:repeat p = 0..PIECES
         if PIECES > $(p)u {
             let low = vec4<f32>(unpack2x16float(v$(t)_$(p).x), unpack2x16float(v$(t)_$(p).y));
@@ -229,6 +235,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         //:end
         //:end
     }
+    weight_sum += subgroupShuffleXor(weight_sum, 1u);
+    weight_sum += subgroupShuffleXor(weight_sum, 2u);
 
     // Groups become one: each scales its sums to the largest maximum.
     if within == 0u {

@@ -3,12 +3,11 @@
 //:import part/octet
 //:import part/input_sums
 //:let OCTETS = 4
-//:let UNROLL = 2
 
 // The octets of a chunk.
 const OCTETS: u32 = 4u;
-// Chunks that a thread loads at once.
-const UNROLL: u32 = 2u;
+// Whether a step is loaded before the products of the one before it, and not after: more loads under way, and more registers.
+const AHEAD: bool = false;
 
 //:repeat m = 0..MATRICES
 fn chunk$(m)(row: u32, chunk: u32) -> Chunk {

@@ -2,12 +2,11 @@
 // its scales; `row` is the index of a row's first vec4 in `weight0`, `weight1` and so on.
 //:import part/octet
 //:let OCTETS = 2
-//:let UNROLL = 4
 
 // The octets of a chunk.
 const OCTETS: u32 = 2u;
-// Chunks that a thread loads at once.
-const UNROLL: u32 = 4u;
+// Whether a step is loaded before the products of the one before it, and not after: more loads under way, and more registers.
+const AHEAD: bool = false;
 
 //:repeat m = 0..MATRICES
 fn chunk$(m)(row: u32, chunk: u32) -> Chunk {

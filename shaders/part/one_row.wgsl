@@ -2,6 +2,10 @@
 // of `params` outputs, chunks, weight_pitch, quads and segments, and of the kernel, for output i < MOST of a team in product m, `team_row`,
 // `fetch_m_i` and OUTPUTS, how many there are.
 
+// Chunks that a thread loads at once of each output: 1, 2 or 4.
+override UNROLL: u32 = 1u;
+//:let LOADS = 4
+
 // Quads of a segment.
 const SEGMENT: u32 = 512u;
 // Chunks of a segment.
@@ -13,12 +17,14 @@ struct Input {
     squares: f32,
 }
 
-var<workgroup> input: array<vec4<f32>, SEGMENT>;
+// Quads of a chunk.
+const QUADS: u32 = 2u * OCTETS;
+// From one quad of a chunk to its next in `input`: one more than there are chunks, so that neither threads that write neighbouring quads nor those
+// that read the same quad of neighbouring chunks meet in a bank.
+const PITCH: u32 = CHUNKS + 1u;
 
-// Where a quad lies in `input`: threads read quads 2, 4 or 8 apart at a time, and find them in different banks.
-fn input_place(quad: u32) -> u32 {
-    return quad ^ ((quad >> 3u) & 7u);
-}
+// Quad q of chunk c, at `q * PITCH + c`.
+var<workgroup> input: array<vec4<f32>, QUADS * PITCH>;
 
 // Stages a segment, and returns the squares of what the thread staged. All threads of the workgroup call this.
 fn stage(segment: u32, lane: Lane) -> f32 {
@@ -28,7 +34,7 @@ fn stage(segment: u32, lane: Lane) -> f32 {
     workgroupBarrier();
     for (var quad = lane.thread; quad < quads; quad += WORKGROUP) {
         let staged = input_quad(first + quad);
-        input[input_place(quad)] = staged.value;
+        input[quad % QUADS * PITCH + quad / QUADS] = staged.value;
         stage_sum(quad, staged.value);
         squares += staged.squares;
     }
@@ -46,37 +52,54 @@ fn product$(m)(output: u32, outputs: u32, lane: Lane) -> vec4<f32> {
     var squares = 0.0;
     var factor = 1.0;
     let threads = team_threads(lane);
+    // The first loads are under way while the segment is staged.
+    //:repeat u = 0..LOADS
+    let start$(u) = min(team_thread(lane) + $(u)u * threads, params.chunks - 1u);
+    //:repeat i = 0..MOST
+    var next$(u)_$(i): Chunk;
+    if UNROLL > $(u)u && OUTPUTS > $(i)u {
+        next$(u)_$(i) = fetch_$(m)_$(i)(row$(i), start$(u));
+    }
+    //:end
+    //:end
     for (var segment = 0u; segment < params.segments; segment++) {
         let first = segment * CHUNKS;
         let chunks = min(params.chunks - first, CHUNKS);
-        var at = team_thread(lane);
-        // The first loads are under way while the segment is staged, and all of a step's before its products.
-        //:repeat u = 0..UNROLL
-        let place$(u) = first + min(at + $(u)u * threads, chunks - 1u);
-        //:repeat i = 0..MOST
-        var chunk$(u)_$(i): Chunk;
-        if OUTPUTS > $(i)u {
-            chunk$(u)_$(i) = fetch_$(m)_$(i)(row$(i), place$(u));
-        }
-        //:end
-        //:end
         squares += stage(segment, lane);
         if segment + 1u == params.segments {
             // Here, other threads have products to do while some wait.
             factor = input_factor(squares, lane);
         }
-        while at < chunks {
-            //:repeat u = 0..UNROLL
-            if at + $(u)u * threads < chunks {
+        for (var at = team_thread(lane); at < chunks; at += UNROLL * threads) {
+            //:repeat u = 0..LOADS
+            //:repeat i = 0..MOST
+            let chunk$(u)_$(i) = next$(u)_$(i);
+            //:end
+            //:end
+            // The next step's place, in this segment or in the next.
+            let here = at + UNROLL * threads < chunks;
+            let following = select(first + CHUNKS + team_thread(lane), first + at + UNROLL * threads, here);
+            let last = select(params.chunks, first + chunks, here) - 1u;
+            if AHEAD && following < params.chunks {
+                //:repeat u = 0..LOADS
+                let place$(u) = min(following + $(u)u * threads, last);
+                //:repeat i = 0..MOST
+                if UNROLL > $(u)u && OUTPUTS > $(i)u {
+                    next$(u)_$(i) = fetch_$(m)_$(i)(row$(i), place$(u));
+                }
+                //:end
+                //:end
+            }
+            //:repeat u = 0..LOADS
+            if UNROLL > $(u)u && at + $(u)u * threads < chunks {
                 let chunk = at + $(u)u * threads;
                 //:repeat i = 0..MOST
                 var codes$(i) = 0.0;
                 //:end
                 //:repeat o = 0..OCTETS
                 {
-                    let quad = 2u * (chunk * OCTETS + $(o)u);
-                    let low = input[input_place(quad)];
-                    let high = input[input_place(quad + 1u)];
+                    let low = input[chunk + 2u * $(o)u * PITCH];
+                    let high = input[chunk + (2u * $(o)u + 1u) * PITCH];
                     //:repeat i = 0..MOST
                     if OUTPUTS > $(i)u {
                         let octet = code_octet(chunk$(u)_$(i).codes, $(o)u);
@@ -93,13 +116,12 @@ fn product$(m)(output: u32, outputs: u32, lane: Lane) -> vec4<f32> {
                 //:end
             }
             //:end
-            at += UNROLL * threads;
-            if at < chunks {
-                //:repeat u = 0..UNROLL
-                let next$(u) = first + min(at + $(u)u * threads, chunks - 1u);
+            if !AHEAD && following < params.chunks {
+                //:repeat u = 0..LOADS
+                let place$(u) = min(following + $(u)u * threads, last);
                 //:repeat i = 0..MOST
-                if OUTPUTS > $(i)u {
-                    chunk$(u)_$(i) = fetch_$(m)_$(i)(row$(i), next$(u));
+                if UNROLL > $(u)u && OUTPUTS > $(i)u {
+                    next$(u)_$(i) = fetch_$(m)_$(i)(row$(i), place$(u));
                 }
                 //:end
                 //:end

@@ -15,9 +15,10 @@ const TOKENS: u32 = 4;
 /// Threads of a group: at least, and at most.
 const LANES: (u32, u32) = (4, 32);
 /// Tokens below which a view is not split further.
-const SPLIT_LEAST: u32 = 64;
-/// Workgroups that keep a large device busy: four on each of its processors.
-const BUSY: u32 = 528;
+const SPLIT_LEAST: u32 = 32;
+/// Workgroups that keep a large device busy: three on each of its processors, as many as their registers leave room for. With more, the last ones
+/// run alone.
+const BUSY: u32 = 396;
 
 /// How threads share a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,7 +94,7 @@ fn one(op: &GateUpSilu, context: &Context<'_>) -> Result<Dispatch, BackendError>
     ]);
     Ok(Dispatch {
         kernel,
-        overrides: Vec::new(),
+        overrides: vec![("UNROLL", f64::from(one_row::unroll(op.w_gate.dtype, 2)))],
         params: params(kernel, &values)?,
         bindings: vec![
             ("weight0", context.whole(name, "w_gate", op.w_gate)?),

@@ -51,6 +51,14 @@ pub(super) fn select(dtype: DType, outputs: u32) -> u32 {
     }
 }
 
+/// Chunks that a thread loads at once of each of a team's outputs: as many as keep the device's memory busy, and no more, since they take registers.
+pub(super) fn unroll(dtype: DType, outputs: u32) -> u32 {
+    match (dtype, outputs) {
+        (DType::Q4, _) | (DType::F16, 4..) => 2,
+        _ => 4,
+    }
+}
+
 /// What the kernels' parameters say of weights, and of the row that they multiply.
 pub(super) fn weight_words(weight: Tensor) -> [(&'static str, Word); 5] {
     let format = weight.dtype.row_format(weight.cols);
@@ -129,7 +137,10 @@ pub(super) fn launch(
         }
         dispatches.push(Dispatch {
             kernel,
-            overrides: vec![("OUTPUTS", f64::from(outputs))],
+            overrides: vec![
+                ("OUTPUTS", f64::from(outputs)),
+                ("UNROLL", f64::from(unroll(weight.dtype, outputs))),
+            ],
             params: params(kernel, &values)?,
             bindings,
             grid,

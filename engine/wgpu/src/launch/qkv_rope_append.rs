@@ -227,7 +227,10 @@ fn one(op: &QkvRopeAppend, context: &Context<'_>) -> Result<(Vec<Dispatch>, Inpu
     ]);
     let dispatch = Dispatch {
         kernel,
-        overrides: vec![("OUTPUTS", f64::from(outputs))],
+        overrides: vec![
+            ("OUTPUTS", f64::from(outputs)),
+            ("UNROLL", f64::from(one_row::unroll(op.w_q.dtype, outputs))),
+        ],
         params: params(kernel, &values)?,
         bindings,
         grid,
@@ -272,7 +275,7 @@ fn whole(op: &QkvRopeAppend, context: &Context<'_>) -> Result<Dispatch, BackendE
     ]);
     Ok(Dispatch {
         kernel,
-        overrides: Vec::new(),
+        overrides: vec![("UNROLL", f64::from(one_row::unroll(op.w_q.dtype, 4)))],
         params: params(kernel, &values)?,
         bindings: vec![
             ("weight0", context.whole(name, "w_q", op.w_q)?),
