@@ -36,11 +36,11 @@ pub(super) fn cases() -> Vec<Case> {
     for (name, scores) in looks {
         for keep in budgets {
             cases.push(Case::new(format!("{keep} of {name} scores"), move |rig| {
-                build(rig, scores, keep, Selected::Entries)
+                build(rig, SHORT, scores, keep, Selected::Entries)
             }));
             let planted = format!("{keep} planted besides {name} scores");
             cases.push(Case::new(planted, move |rig| {
-                let mut op = build(rig, scores, keep, Selected::Tokens)?;
+                let mut op = build(rig, SHORT, scores, keep, Selected::Tokens)?;
                 if let Op::Select(select) = &mut op {
                     select.overlap = Some(700);
                 }
@@ -48,26 +48,42 @@ pub(super) fn cases() -> Vec<Case> {
             }));
             let name = format!("places of {keep} of {name} scores");
             cases.push(Case::new(name, move |rig| {
-                build(rig, scores, keep, Selected::Tokens)
+                build(rig, SHORT, scores, keep, Selected::Tokens)
+            }));
+        }
+        for keep in [1, 2048, 60_000] {
+            let name = format!("{keep} of many {name} scores");
+            cases.push(Case::new(name, move |rig| {
+                build(rig, LONG, scores, keep, Selected::Entries)
             }));
         }
     }
     cases
 }
 
-fn build(rig: &mut Rig, scores: Scores, keep: u32, yields: Selected) -> Result<Op> {
+/// Lengths of sequences whose candidates a workgroup takes by itself, and of some that many share.
+const SHORT: &[u32] = &[11, 12, 43, 300, 1027, 2000];
+const LONG: &[u32] = &[12, 5000, 70_001];
+
+fn build(
+    rig: &mut Rig,
+    lengths: &'static [u32],
+    scores: Scores,
+    keep: u32,
+    yields: Selected,
+) -> Result<Op> {
     let shape = Shape {
         heads: 1,
         kv_heads: 1,
         head_dim: 64,
-        lengths: &[11, 12, 43, 300, 1027, 2000],
+        lengths,
         sinks: 8,
         tail: 3,
         values: Values::Flat,
     };
     let tables = tables(rig, shape, keep);
     let count = tables.picks.len() as u32;
-    let capacity = 2003;
+    let capacity = lengths.iter().fold(0, |most, &length| length.max(most)) + 3;
     let words: Vec<u32> = (0..count * capacity)
         .map(|_| {
             let value = rig.value(Values::Flat).abs();
