@@ -1,6 +1,6 @@
 // What: scales and codes of each coded token of the blocks into `latents`; its error and its gain into `outcomes`.
 // Contract: engine/contract/src/op/pack.rs
-// Grid: y * x_groups + x = tokens; a workgroup of 128 threads a token.
+// Grid: y * x_groups + x = tokens * TEAM / 128; TEAM of a workgroup's 128 threads a token.
 // Shared: 8 KiB of codes, 4 KiB of scales, 1 KiB for their extremes, and 1 KiB for the sums.
 // Numerics: what is rounded to f16 or a code, or ranked, is summed in pairs of f32 and divided as IEEE 754 says, on every device alike.
 
@@ -55,9 +55,15 @@ struct Params {
 // [token]: the error as a pair, and the bits of the gain.
 @group(0) @binding(10) var<storage, read_write> outcomes: array<vec4<f32>>;
 
-var<workgroup> codes: array<atomic<u32>, 2048>;
+// Threads of a token: fewer share the waits of a workgroup, of which each has little to do; a power of two from SEEKERS on.
+override TEAM: u32 = 128u;
+
+// Each token has its share of codes and scales.
+const CODE_ROOM: u32 = 2048u;
+const SCALE_ROOM: u32 = 512u;
+var<workgroup> codes: array<atomic<u32>, CODE_ROOM>;
 // Scale and minimum of each group.
-var<workgroup> scales: array<vec2<f32>, 512>;
+var<workgroup> scales: array<vec2<f32>, SCALE_ROOM>;
 // Least and largest latent that a thread found.
 var<workgroup> extremes: array<vec2<f32>, WORKGROUP>;
 
@@ -105,43 +111,53 @@ fn code_of(value: f32, component: ComponentDesc, scale: vec2<f32>) -> vec2<f32> 
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let row = group.y * params.x_groups + group.x;
+    let teams = WORKGROUP / TEAM;
+    let team = thread / TEAM;
+    let own = thread % TEAM;
+    // All of the workgroup's tokens are in one block.
+    let row = (group.y * params.x_groups + group.x) * teams + team;
     let lane = row % BLOCK;
-    if row / BLOCK >= min(count[0], params.blocks) || is_reference(lane) {
+    if row / BLOCK >= min(count[0], params.blocks) {
         return;
     }
+    let coded = !is_reference(lane);
+    // Threads of a reference have nothing to do but wait.
+    let rank = select(0u, params.rank, coded);
+    let code_words = select(0u, params.code_words, coded);
     let block = blocks[row / BLOCK];
     let record = record_base(block.blocks, block.index);
     let start = row * params.z_pitch;
-    for (var word = thread; word < params.code_words; word += WORKGROUP) {
-        atomicStore(&codes[word], 0u);
+    let first_code = team * (CODE_ROOM / teams);
+    let first_scale = team * (SCALE_ROOM / teams);
+    for (var word = own; word < code_words; word += TEAM) {
+        atomicStore(&codes[first_code + word], 0u);
     }
     if params.rule == GAIN {
         let leading = min(params.rank, GAIN_LATENTS);
-        var square = vec2<f32>();
-        if thread < leading {
-            square = double_square(z[start + thread]);
+        var squares = vec2<f32>();
+        for (var i = own; i < min(rank, leading); i += TEAM) {
+            squares = double_add(squares, double_square(z[start + i]));
         }
-        let gain = gain_of(double_total(square, thread), f32(leading));
-        if thread == 0u {
-            scales[0] = vec2<f32>(gain, 0.0);
+        let gain = gain_of(double_total(squares, thread, TEAM), f32(leading));
+        if own == 0u {
+            scales[first_scale] = vec2<f32>(gain, 0.0);
         }
     } else if params.rule != PLAIN {
-        for (var first = 0u; first < params.groups; first += WORKGROUP / SEEKERS) {
-            let sought = first + thread / SEEKERS;
-            let end = min((sought + 1u) * params.group, params.rank);
+        for (var first = 0u; first < params.groups; first += TEAM / SEEKERS) {
+            let sought = first + own / SEEKERS;
+            let end = min((sought + 1u) * params.group, rank);
             var bounds = vec2<f32>(3.0e38, -3.0e38);
-            for (var i = sought * params.group + thread % SEEKERS; i < end; i += SEEKERS) {
+            for (var i = sought * params.group + own % SEEKERS; i < end; i += SEEKERS) {
                 bounds = vec2<f32>(min(bounds.x, z[start + i]), max(bounds.y, z[start + i]));
             }
             extremes[thread] = bounds;
             workgroupBarrier();
-            if thread % SEEKERS == 0u && sought < params.groups {
+            if own % SEEKERS == 0u && sought < params.groups {
                 for (var i = 1u; i < SEEKERS; i++) {
                     let other = extremes[thread + i];
                     bounds = vec2<f32>(min(bounds.x, other.x), max(bounds.y, other.y));
                 }
-                scales[sought] = scale_of(bounds, sought);
+                scales[first_scale + sought] = scale_of(bounds, sought);
             }
             workgroupBarrier();
         }
@@ -149,23 +165,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
 
     // Gains, of which two tokens share a word, are stored with the escapes.
-    if params.rule == SYMMETRIC || params.rule == MIN_MAX {
+    if coded && (params.rule == SYMMETRIC || params.rule == MIN_MAX) {
         let to = record + params.scales_at + coded_index(lane) * params.scales / 2u;
-        for (var word = thread; word < params.scales / 2u; word += WORKGROUP) {
+        for (var word = own; word < params.scales / 2u; word += TEAM) {
             if params.rule == MIN_MAX {
-                latents[to + word] = half_pair(scales[word].x, scales[word].y);
+                let scale = scales[first_scale + word];
+                latents[to + word] = half_pair(scale.x, scale.y);
             } else {
                 var second = 0.0;
                 if 2u * word + 1u < params.groups {
-                    second = scales[2u * word + 1u].x;
+                    second = scales[first_scale + 2u * word + 1u].x;
                 }
-                latents[to + word] = half_pair(scales[2u * word].x, second);
+                latents[to + word] = half_pair(scales[first_scale + 2u * word].x, second);
             }
         }
     }
 
     var error = vec2<f32>();
-    for (var i = thread; i < params.rank; i += WORKGROUP) {
+    for (var i = own; i < rank; i += TEAM) {
         let value = z[start + i];
         let component = components[i];
         var restored = 0.0;
@@ -175,11 +192,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 code = half_bits(value);
                 restored = unpack2x16float(code).x;
             } else {
-                let found = code_of(value, component, scales[i / params.group]);
+                let found = code_of(value, component, scales[first_scale + i / params.group]);
                 code = u32(found.x);
                 restored = found.y;
             }
-            let word = component.offset / 32u;
+            let word = first_code + component.offset / 32u;
             let bit = component.offset % 32u;
             atomicOr(&codes[word], code << bit);
             if bit + component.bits > 32u {
@@ -190,16 +207,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         error = double_add(error, double_scale(double_square(value - restored), weight));
         error = double_add(error, -double_scale(double_square(value), weight));
     }
-    for (var column = thread; column < params.cols; column += WORKGROUP) {
+    for (var column = own; coded && column < params.cols; column += TEAM) {
         let value = residual[row * params.cols + column];
         error = double_add(error, double_scale(double_square(value), metric[column]));
     }
-    let total = double_total(error, thread);
-    for (var word = thread; word < params.code_words; word += WORKGROUP) {
-        latents[record + params.codes_at + coded_index(lane) * params.code_words + word] = atomicLoad(&codes[word]);
+    let total = double_total(error, thread, TEAM);
+    for (var word = own; word < code_words; word += TEAM) {
+        latents[record + params.codes_at + coded_index(lane) * params.code_words + word] = atomicLoad(&codes[first_code + word]);
     }
-    if thread == 0u {
-        let gain = select(0.0, scales[0].x, params.rule == GAIN);
+    if coded && own == 0u {
+        let gain = select(0.0, scales[first_scale].x, params.rule == GAIN);
         outcomes[row] = vec4<f32>(total, bitcast<f32>(half_bits(gain)), 0.0);
     }
 }

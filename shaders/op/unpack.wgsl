@@ -4,7 +4,7 @@
 // Shared: 64 bytes for where the row's references lie.
 // Numerics: f32, the references' sum in their order.
 
-const WORKGROUP: u32 = 64u;
+const WORKGROUP: u32 = 256u;
 //:import part/exact_load
 //:import part/restored
 
@@ -143,7 +143,7 @@ fn row_source(store: StoreDesc, position: u32) -> vec4<u32> {
     return vec4<u32>(NONE, 0u, record, lane);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let row = group.y * params.x_groups + group.x;
     if row >= min(count[0], params.rows) {

@@ -30,17 +30,17 @@ fn double_settle(a: vec2<f32>) -> vec2<f32> {
     return vec2<f32>(sum, a.y - (sum - a.x));
 }
 
-// The sum over a workgroup. All threads call it, and all get the result.
-fn double_total(value: vec2<f32>, thread: u32) -> vec2<f32> {
+// The sums over teams of `team` threads that follow one another, a power of two. All threads of the workgroup call it, and each gets its team's.
+fn double_total(value: vec2<f32>, thread: u32, team: u32) -> vec2<f32> {
     // All have read the last total.
     workgroupBarrier();
     double_parts[thread] = value;
     workgroupBarrier();
-    for (var apart = WORKGROUP / 2u; apart > 0u; apart /= 2u) {
-        if thread < apart {
+    for (var apart = team / 2u; apart > 0u; apart /= 2u) {
+        if thread % team < apart {
             double_parts[thread] = double_add(double_parts[thread], double_parts[thread + apart]);
         }
         workgroupBarrier();
     }
-    return double_settle(double_parts[0]);
+    return double_settle(double_parts[thread - thread % team]);
 }

@@ -12,6 +12,20 @@ const CODE_WORDS: u32 = 2048;
 /// Groups of a token's latents that it has room for.
 const GROUPS: u32 = 512;
 
+/// Threads of a workgroup.
+const THREADS: u32 = 128;
+/// Threads of a token, where not all of a workgroup's are.
+const TEAMS: [u32; 2] = [32, 64];
+
+/// Threads of a token with so many words of codes and groups: the fewest that leave it room, since the tokens of a workgroup wait together.
+fn team(code_words: u32, groups: u32) -> u32 {
+    let fits = |team: &u32| {
+        let tokens = THREADS / team;
+        code_words <= CODE_WORDS / tokens && groups <= GROUPS / tokens
+    };
+    TEAMS.into_iter().find(fits).unwrap_or(THREADS)
+}
+
 /// Elements of escapes that a workgroup writes at a time.
 const ESCAPED: u32 = 512;
 /// Workgroups that share a block's escapes at most.
@@ -43,7 +57,8 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
         whole("latents", op.latents)?,
     ];
     let codes = kernel("pack_codes", &[])?;
-    let grid = context.grid(name, tokens)?;
+    let team = team(shape.code_words(), if has_groups { groups } else { 1 });
+    let grid = context.grid(name, tokens / u64::from(THREADS / team))?;
     let given = [
         ("blocks", blocks.into()),
         ("x_groups", grid[0].into()),
@@ -58,7 +73,7 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
     ];
     let codes = Dispatch {
         kernel: codes,
-        overrides: Vec::new(),
+        overrides: vec![("TEAM", f64::from(team))],
         params: latent_params(codes, &shape, &given)?,
         bindings: [&shared[..], &more[..]].concat(),
         grid,
@@ -86,4 +101,18 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
         work: u64::from(blocks) * u64::from(BLOCK * BLOCK + shape.escapes * shape.cols),
     };
     Ok(vec![codes, escapes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_share_a_workgroup_that_has_room_for_them() {
+        assert_eq!(team(48, 1), 32);
+        assert_eq!(team(512, 128), 32);
+        assert_eq!(team(513, 1), 64);
+        assert_eq!(team(512, 129), 64);
+        assert_eq!(team(2048, 1), 128);
+    }
 }

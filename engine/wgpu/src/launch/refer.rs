@@ -12,8 +12,8 @@ use super::{Bound, Context, Dispatch, kernel, unsupported};
 const STORERS: u32 = 64;
 /// Workgroups of the search that keep a large device busy.
 const BUSY: u32 = 512;
-/// Parts of the candidates at most.
-const SPLITS: u32 = 16;
+/// Parts of the candidates at most: 64 of a block for 131,072 tokens, a reference every 16 of them.
+const SPLITS: u32 = 128;
 
 /// Parts of the candidates of `blocks` blocks.
 fn splits(blocks: u32) -> u32 {
@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn few_blocks_are_searched_in_many_parts() {
-        assert_eq!(splits(1), 16);
+        assert_eq!(splits(1), 128);
+        assert_eq!(splits(8), 64);
         assert_eq!(splits(64), 8);
         assert_eq!(splits(100_000), 1);
     }
