@@ -215,13 +215,12 @@ fn slab_limit(op: &Op) -> Option<u64> {
             .unwrap_or(0)
     };
     // Kernels' working memory is no larger than the operands, but that attention keeps a sum for each split of 256 tokens or more, and
-    // observers a logit for every head, in blocks of four.
+    // observers logits for a block of four heads at least, and two records for 128 of them.
     let working = match op {
         Op::Attend(op) => largest(false) * u64::from(op.longest.div_ceil(256)).max(1),
         Op::Observe(op) => {
-            let group = op.heads() / op.shape.kv_heads;
-            let blocks = u64::from(op.shape.kv_heads * group.div_ceil(4));
-            u64::from(op.scores.rows) * u64::from(op.scores.cols) * blocks * 16
+            let capacity = op.scores.cols;
+            u64::from(op.scores.rows) * u64::from(capacity + 2 * capacity.div_ceil(128)) * 16
         }
         _ => 0,
     };

@@ -23,6 +23,20 @@ pub(super) struct Shape {
 /// Lengths of picks: no candidates, one, those of a page and around it, and several pages.
 const LENGTHS: &[u32] = &[11, 12, 42, 43, 44, 300, 1027];
 
+/// Lengths of picks whose candidates are one, and as many as a workgroup or two take and around that: 64 and 128.
+const WORKGROUPS: &[u32] = &[
+    12,
+    11 + 63,
+    11 + 64,
+    11 + 65,
+    11 + 127,
+    11 + 128,
+    11 + 129,
+    11 + 255,
+    11 + 256,
+    11 + 257,
+];
+
 pub(super) fn cases() -> Vec<Case> {
     let plain = Shape {
         heads: 4,
@@ -57,6 +71,94 @@ pub(super) fn cases() -> Vec<Case> {
                 heads: 8,
                 kv_heads: 1,
                 head_dim: 128,
+                ..plain
+            },
+        ),
+        (
+            "candidates of a workgroup and around",
+            Shape {
+                lengths: WORKGROUPS,
+                ..plain
+            },
+        ),
+        (
+            "3 heads on 1 of 80",
+            Shape {
+                heads: 3,
+                kv_heads: 1,
+                head_dim: 80,
+                lengths: WORKGROUPS,
+                ..plain
+            },
+        ),
+        (
+            "12 heads on 3 of 128",
+            Shape {
+                heads: 12,
+                kv_heads: 3,
+                head_dim: 128,
+                lengths: WORKGROUPS,
+                ..plain
+            },
+        ),
+        (
+            "7 heads on 1 of 256",
+            Shape {
+                heads: 7,
+                kv_heads: 1,
+                head_dim: 256,
+                lengths: WORKGROUPS,
+                ..plain
+            },
+        ),
+        (
+            "2 heads on 2 of 512",
+            Shape {
+                heads: 2,
+                kv_heads: 2,
+                head_dim: 512,
+                lengths: &[300, 12],
+                ..plain
+            },
+        ),
+        (
+            "3 heads on 3 of 24",
+            Shape {
+                heads: 3,
+                kv_heads: 3,
+                head_dim: 24,
+                ..plain
+            },
+        ),
+        (
+            // Blocks of heads beyond those that are scored at once.
+            "10 heads on 10 of 8",
+            Shape {
+                heads: 10,
+                kv_heads: 10,
+                head_dim: 8,
+                ..plain
+            },
+        ),
+        (
+            // More than 1,024 workgroups, whose totals take more than one turn.
+            "140,000 candidates",
+            Shape {
+                heads: 2,
+                kv_heads: 1,
+                head_dim: 8,
+                lengths: &[140_011, 500],
+                ..plain
+            },
+        ),
+        (
+            "peaked values over several workgroups",
+            Shape {
+                heads: 4,
+                kv_heads: 1,
+                head_dim: 128,
+                lengths: &[3011, 12],
+                values: Values::Peaked,
                 ..plain
             },
         ),
@@ -150,10 +252,10 @@ fn build(rig: &mut Rig, shape: Shape) -> Result<Op> {
         head_dim: shape.head_dim,
     };
     let tables = tables(rig, shape, 100);
-    // One pick more than counts, and room for more candidates than there are.
+    // One pick more than counts, with candidates, and room for more candidates than there are.
     let count = tables.picks.len() as u32;
     let mut picks = tables.picks.clone();
-    picks.push(PickDesc::default());
+    picks.extend(tables.picks.last().copied());
     let width = shape.heads * shape.head_dim;
     let capacity = tables
         .picks
