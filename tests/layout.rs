@@ -7,7 +7,7 @@ use longwave_contract::kv::{
     BLOCK, BlockDesc, ComponentDesc, EXACT_GROUP, Entry, GAIN_LATENTS, PAGE, PickDesc, RowDesc,
     StoreDesc, ViewDesc,
 };
-use longwave_contract::op::ROPE_LOW;
+use longwave_contract::op::{ROPE_LOW, SampleDesc};
 use longwave_shaders::{KERNELS, layout_source};
 use naga::TypeInner;
 use naga::proc::Layouter;
@@ -29,7 +29,7 @@ macro_rules! contract {
     };
 }
 
-fn structs() -> [(&'static str, Layout); 6] {
+fn structs() -> [(&'static str, Layout); 7] {
     [
         (
             "RowDesc",
@@ -51,6 +51,10 @@ fn structs() -> [(&'static str, Layout); 6] {
         (
             "ComponentDesc",
             contract!(ComponentDesc: offset, bits, step, zero),
+        ),
+        (
+            "SampleDesc",
+            contract!(SampleDesc: draw, top_k, top_p, min_p, rate, recent_first, recent, penalty, relief, reserved),
         ),
     ]
 }

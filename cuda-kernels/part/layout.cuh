@@ -73,12 +73,27 @@ struct ComponentDesc {
     float zero;
 };
 
+// How one token is chosen: engine/contract/src/op/sample.rs.
+struct SampleDesc {
+    u32 draw;
+    u32 top_k;
+    u32 top_p;
+    u32 min_p;
+    float rate;
+    u32 recent_first;
+    u32 recent;
+    float penalty;
+    float relief;
+    u32 reserved[3];
+};
+
 static_assert(sizeof(RowDesc) == 32, "eight words");
 static_assert(sizeof(ViewDesc) == 16, "four words");
 static_assert(sizeof(PickDesc) == 16, "four words");
 static_assert(sizeof(StoreDesc) == 32, "eight words");
 static_assert(sizeof(BlockDesc) == 32, "eight words");
 static_assert(sizeof(ComponentDesc) == 16, "four words");
+static_assert(sizeof(SampleDesc) == 48, "twelve words");
 
 // The page or slot that an entry names.
 __device__ inline u32 entry_index(u32 entry) {

@@ -69,6 +69,20 @@ struct ComponentDesc {
     zero: f32,
 }
 
+// How one token is chosen: engine/contract/src/op/sample.rs.
+struct SampleDesc {
+    draw: u32,
+    top_k: u32,
+    top_p: u32,
+    min_p: u32,
+    rate: f32,
+    recent_first: u32,
+    recent: u32,
+    penalty: f32,
+    relief: f32,
+    reserved: array<u32, 3>,
+}
+
 // The page or slot that an entry names.
 fn entry_index(entry: u32) -> u32 {
     return entry & ((1u << ENTRY_INDEX_BITS) - 1u);

@@ -16,6 +16,7 @@ mod qkv_rope_append;
 mod refer;
 mod reside;
 mod rope;
+mod sample;
 mod select;
 mod unpack;
 
@@ -250,7 +251,7 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
     // These read nothing that is cut.
     let whole = matches!(
         op,
-        "select" | "reside" | "refer" | "activate" | "pack" | "unpack"
+        "select" | "reside" | "refer" | "activate" | "pack" | "unpack" | "sample"
     );
     let least = if whole { 0 } else { 3 };
     ensure!(trials.len() >= least, "{op} has too few cases that are cut");
@@ -258,7 +259,7 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 15] {
+fn suites() -> [(&'static str, Vec<Case>); 16] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
@@ -275,6 +276,7 @@ fn suites() -> [(&'static str, Vec<Case>); 15] {
         ("linear_add", linear_add::cases()),
         ("gate_up_silu", gate_up_silu::cases()),
         ("norm_linear", norm_linear::cases()),
+        ("sample", sample::cases()),
     ]
 }
 
@@ -302,6 +304,10 @@ fn main() -> ExitCode {
         trials.push(trial::with(name, subject.clone(), |subject| {
             activate::is_what_it_says(&subject)
         }));
+        let name = format!("sample: it is what it says on {subject_name}");
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            sample::is_what_it_says(&subject)
+        }));
         let name = format!("attend: permuted pages are bit-equal on {subject_name}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             attend::permuted_pages_are_bit_equal(&subject)
@@ -314,6 +320,10 @@ fn main() -> ExitCode {
     let name = "activate: it is what it says on cpu";
     trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
         activate::is_what_it_says(&subject)
+    }));
+    let name = "sample: it is what it says on cpu";
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
+        sample::is_what_it_says(&subject)
     }));
     for (op, cases) in suites() {
         match slab_trials(op, cases) {

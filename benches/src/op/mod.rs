@@ -13,6 +13,7 @@ mod qkv_rope_append;
 mod refer;
 mod reside;
 mod rope;
+mod sample;
 mod select;
 mod shapes;
 mod unpack;
@@ -72,6 +73,7 @@ pub fn suites(shapes: &Shapes) -> Vec<(&'static str, Vec<Case>)> {
         (ops::LinearAdd::NAME, linear_add::cases(shapes)),
         (ops::GateUpSilu::NAME, gate_up_silu::cases(shapes)),
         (ops::NormLinear::NAME, norm_linear::cases(shapes)),
+        (ops::Sample::NAME, sample::cases(shapes)),
     ]
 }
 
@@ -96,5 +98,6 @@ pub fn work(op: &Op, tables: &Tables<'_>) -> Result<Work> {
         Op::LinearAdd(op) => linear_add::work(op, tables),
         Op::GateUpSilu(op) => gate_up_silu::work(op, tables),
         Op::NormLinear(op) => norm_linear::work(op, tables),
+        Op::Sample(op) => sample::work(op, tables),
     }
 }

@@ -20,6 +20,7 @@ mod qkv_rope_append;
 mod refer;
 mod reside;
 mod rope;
+mod sample;
 mod select;
 mod unpack;
 
@@ -36,6 +37,7 @@ pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
 pub use refer::Refer;
 pub use reside::{NO_TOKEN, RESIDENT_HEAD, Reside};
 pub use rope::Rope;
+pub use sample::{LARGEST_LOGIT, NO_CHOICE, POWER, Sample, SampleDesc};
 pub use select::{Select, Selected, planted};
 pub use unpack::{Tokens, Unpack};
 
@@ -170,7 +172,8 @@ ops!(
     Rope,
     LinearAdd,
     GateUpSilu,
-    NormLinear
+    NormLinear,
+    Sample
 );
 
 impl Op {

@@ -13,6 +13,7 @@ mod qkv_rope_append;
 mod refer;
 mod reside;
 mod rope;
+mod sample;
 mod select;
 mod store;
 mod unpack;
@@ -34,7 +35,7 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::QkvRopeAppend(op) => matmul::select(op.x),
         Op::Attend(op) => attend::select(op),
         Op::Observe(_) => Kernel::Stream,
-        Op::Select(_) | Op::Reside(_) => Kernel::Rank,
+        Op::Select(_) | Op::Reside(_) | Op::Sample(_) => Kernel::Rank,
         Op::Refer(_) => Kernel::Gemm,
         Op::Linear(op) => matmul::select(op.out),
         Op::Activate(_) | Op::Pack(_) | Op::Unpack(_) | Op::Rope(_) => Kernel::Gather,
@@ -62,6 +63,7 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::LinearAdd(op) => linear_add::run(op, kernel, memory),
         Op::GateUpSilu(op) => gate_up_silu::run(op, kernel, memory),
         Op::NormLinear(op) => norm_linear::run(op, kernel, memory),
+        Op::Sample(op) => sample::run(op, memory),
     }
 }
 

@@ -9,6 +9,7 @@ mod host;
 mod linear;
 mod pick;
 mod qkv;
+mod sample;
 
 use half::f16;
 use longwave_contract::kv::{RowDesc, ViewDesc};

@@ -24,6 +24,7 @@ mod refer;
 mod reside;
 mod rms_norm;
 mod rope;
+mod sample;
 mod select;
 mod unpack;
 
@@ -134,6 +135,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::LinearAdd(op) => linear_add::launch(op, context),
         Op::GateUpSilu(op) => gate_up_silu::launch(op, context),
         Op::NormLinear(op) => norm_linear::launch(op, context),
+        Op::Sample(op) => sample::launch(op, context),
     }
 }
 

@@ -1,0 +1,145 @@
+use longwave_contract::BackendError;
+use longwave_contract::op::{LARGEST_LOGIT, NO_CHOICE, POWER, Sample, SampleDesc};
+
+use crate::error::misfit;
+use crate::memory::Memory;
+
+/// See [`Sample`].
+pub(super) fn run(op: &Sample, memory: &mut Memory) -> Result<(), BackendError> {
+    memory.lend(op.out, |memory, mut out| {
+        let count = memory.count(Sample::NAME, op.count, op.logits.rows)?;
+        let (logits, samplings) = (memory.matrix(op.logits)?, memory.matrix(op.samplings)?);
+        let listed = memory.matrix(op.recent)?.u32s(0);
+        for row in 0..count {
+            let mut desc: SampleDesc =
+                *bytemuck::from_bytes(bytemuck::cast_slice(samplings.u32s(row)));
+            if !op.draws {
+                desc.rate = 0.0;
+            }
+            let (first, number) = (desc.recent_first as usize, desc.recent as usize);
+            let end = first.saturating_add(number);
+            let Some(recent) = listed.get(first..end) else {
+                let expected = format_args!("at least {end} tokens, which row {row} names");
+                return Err(misfit(Sample::NAME, "recent", expected, listed.len()));
+            };
+            let logits = logits.f32s(row);
+            out.u32s_mut(0)[row] = if recent.is_empty() {
+                choose(logits, &desc)
+            } else {
+                choose(&penalised(logits, &desc, recent), &desc)
+            };
+        }
+        Ok(())
+    })
+}
+
+/// The logits, with those of recent tokens multiplied.
+fn penalised(logits: &[f32], desc: &SampleDesc, recent: &[u32]) -> Vec<f32> {
+    let mut changed = logits.to_vec();
+    for &token in recent {
+        // From what it was before, since a token may be named twice.
+        if let Some(&logit) = logits.get(token as usize)
+            && !logit.is_nan()
+        {
+            let logit = value(key(logit));
+            let factor = match logit > 0.0 {
+                true => desc.relief,
+                false => desc.penalty,
+            };
+            changed[token as usize] = logit * factor;
+        }
+    }
+    changed
+}
+
+/// The token that is chosen.
+fn choose(logits: &[f32], desc: &SampleDesc) -> u32 {
+    let largest = logits.iter().map(|&logit| key(logit)).max().unwrap_or(0);
+    if largest == 0 {
+        return NO_CHOICE;
+    }
+    if desc.rate == 0.0 {
+        let best = logits.iter().position(|&logit| key(logit) == largest);
+        return best.map_or(NO_CHOICE, |token| token as u32);
+    }
+    let largest = value(largest);
+    let weight = |rate: f32, token: &u64| weight(rate, largest, value(!(token >> 32) as u32));
+    // The order of falling logits, of equal ones the lower token first.
+    let mut tokens: Vec<u64> = (0u64..)
+        .zip(logits)
+        .filter(|(_, logit)| !logit.is_nan())
+        .map(|(token, &logit)| u64::from(!key(logit)) << 32 | token)
+        .collect();
+    let top_k = desc.top_k as usize;
+    if top_k > 0 && top_k < tokens.len() {
+        tokens.select_nth_unstable(top_k - 1);
+        tokens.truncate(top_k);
+    }
+    if desc.top_p != u32::MAX {
+        tokens.sort_unstable();
+        let unit = |token: &u64| u64::from(weight(SampleDesc::UNIT_RATE, token));
+        let total = tokens.iter().map(unit).sum();
+        let limit = share(total, desc.top_p).max(1);
+        let mut before = 0;
+        let kept = tokens.iter().take_while(|&token| {
+            let stays = before < limit;
+            before += unit(token);
+            stays
+        });
+        let kept = kept.count();
+        tokens.truncate(kept);
+    }
+    tokens.retain(|token| weight(SampleDesc::UNIT_RATE, token) >= desc.min_p);
+    tokens.sort_unstable_by_key(|&token| token as u32);
+    let own = |token: &u64| u64::from(weight(desc.rate, token));
+    let drawn = share(tokens.iter().map(own).sum(), desc.draw);
+    let mut sum = 0;
+    let chosen = tokens.iter().find(|&token| {
+        sum += own(token);
+        sum > drawn
+    });
+    chosen.map_or(NO_CHOICE, |&token| token as u32)
+}
+
+/// `total * part * 2^-32`, cut.
+fn share(total: u64, part: u32) -> u64 {
+    (u128::from(total) * u128::from(part) >> 32) as u64
+}
+
+/// A number in the order of logits; 0 is none.
+#[inline(always)]
+fn key(logit: f32) -> u32 {
+    let magnitude = logit.abs().to_bits();
+    let kept = match magnitude < f32::MIN_POSITIVE.to_bits() {
+        true => 0,
+        false => magnitude.min(LARGEST_LOGIT.to_bits()),
+    };
+    let key = match logit <= -f32::MIN_POSITIVE {
+        true => 0x7fff_ffff - kept,
+        false => 0x8000_0000 + kept,
+    };
+    match magnitude > f32::INFINITY.to_bits() {
+        true => 0,
+        false => key,
+    }
+}
+
+/// The logit that has a key.
+fn value(key: u32) -> f32 {
+    match key >= 0x8000_0000 {
+        true => f32::from_bits(key - 0x8000_0000),
+        false => -f32::from_bits(0x7fff_ffff - key),
+    }
+}
+
+/// `2^(31 - (largest - logit) rate)`, cut to an integer. Every operation rounds once, and kernels do the same.
+fn weight(rate: f32, largest: f32, logit: f32) -> u32 {
+    // Differences beyond 2^40 weigh nothing at any rate, and the product stays finite.
+    let exponent = ((largest - logit).min((1u64 << 40) as f32) * rate).min(64.0);
+    let whole = exponent as u32;
+    let part = exponent - whole as f32;
+    let powers = POWER.iter().rev();
+    let power = powers.fold(0.0, |sum, coefficient| sum * part + coefficient) * part + 1.0;
+    let full = (power * (1u32 << 31) as f32) as u32;
+    full.checked_shr(whole).unwrap_or(0)
+}
