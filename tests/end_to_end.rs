@@ -128,6 +128,36 @@ fn answer(path: PathBuf) -> Result<()> {
     Ok(())
 }
 
+/// A seed gives the same text again, and another seed another.
+fn seeds(path: PathBuf, backend: &str) -> Result<()> {
+    let file = path.to_str().context("the model's path is not UTF-8")?;
+    let tokens = |seed: &str| -> Result<Vec<u32>> {
+        let found = json(&[
+            "run",
+            "-m",
+            file,
+            "--seed",
+            seed,
+            "--temperature",
+            "1",
+            "--repetition-penalty",
+            "1.1",
+            "--max-tokens",
+            "20",
+            "--backend",
+            backend,
+            "--json",
+            "Tell me a story.",
+        ])?;
+        Ok(serde_json::from_value(found["tokens"].clone())?)
+    };
+    let (first, again, other) = (tokens("7")?, tokens("7")?, tokens("8")?);
+    ensure!(first.len() == 20, "{} tokens", first.len());
+    ensure!(first == again, "{first:?}, then {again:?}");
+    ensure!(first != other, "two seeds gave {first:?}");
+    Ok(())
+}
+
 /// Bad input: one clear line, a non-zero exit code, no panic.
 fn refusals(path: PathBuf) -> Result<()> {
     let file = path.to_str().context("the model's path is not UTF-8")?;
@@ -340,6 +370,12 @@ fn main() -> ExitCode {
             let both = subject.and_then(|()| model.fetch());
             let title = format!("interfaces with {} on {backend}", model.alias);
             let model = *model;
+            if model.alias == MODELS[0].alias {
+                let title = format!("a seed repeats on {backend}");
+                trials.push(trial::with(title, both.clone(), move |path| {
+                    seeds(path, backend)
+                }));
+            }
             trials.push(trial::with(title, both, move |path| {
                 interfaces(model, path, backend)
             }));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use longwave_contract::{Backend, DeviceKind};
-use longwave_runtime::engine::{EngineOptions, Feed};
+use longwave_runtime::engine::{EngineOptions, Feed, Wants};
 use longwave_runtime::sample::argmax;
 use longwave_tests::adapter;
 use longwave_tests::golden::{Golden, GoldenCase};
@@ -33,9 +33,9 @@ fn golden(backend: &Arc<dyn Backend>, path: &std::path::Path, case: &GoldenCase)
         let feed = Feed {
             sequence,
             tokens: &[token],
-            logits: true,
+            wants: Wants::Logits,
         };
-        logits = engine.step(&[feed])?.swap_remove(0);
+        logits = engine.step(&[feed])?.logits.swap_remove(0);
     }
     let equal = case.check_greedy(&tokens, TOLERANCE)?;
     let steps = case.greedy.len();

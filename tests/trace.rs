@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use longwave_contract::{Backend, Trace, first_divergence};
-use longwave_runtime::engine::{EngineOptions, Feed};
+use longwave_runtime::engine::{EngineOptions, Feed, Wants};
 use longwave_tests::adapter;
 use longwave_tests::golden::Golden;
 use longwave_tests::model::{MODELS, TestModel, engine};
@@ -29,12 +29,12 @@ fn trace(subject: &Arc<dyn Backend>, model: TestModel, path: PathBuf) -> Result<
             left.stage(&[Feed {
                 sequence: a,
                 tokens,
-                logits: true,
+                wants: Wants::Logits,
             }])?,
             right.stage(&[Feed {
                 sequence: b,
                 tokens,
-                logits: true,
+                wants: Wants::Logits,
             }])?,
         );
         let divergence = first_divergence(
@@ -60,12 +60,12 @@ fn trace(subject: &Arc<dyn Backend>, model: TestModel, path: PathBuf) -> Result<
         left.step(&[Feed {
             sequence: a,
             tokens,
-            logits: false,
+            wants: Wants::Nothing,
         }])?;
         right.step(&[Feed {
             sequence: b,
             tokens,
-            logits: false,
+            wants: Wants::Nothing,
         }])?;
     }
     Ok(())

@@ -11,9 +11,10 @@ use longwave_cli::model::loaded_with_room;
 use longwave_cli::output::Notes;
 use longwave_contract::Backend;
 use longwave_runtime::calibrate;
-use longwave_runtime::engine::{Engine, EngineOptions, Feed};
+use longwave_runtime::engine::{Engine, EngineOptions, Feed, Wants};
 use longwave_runtime::kv::SequenceId;
 use longwave_runtime::model::Model;
+use longwave_runtime::sample::Sampling;
 
 use crate::args::Test;
 use crate::ceiling::Ceiling;
@@ -114,7 +115,7 @@ pub struct Station {
     engine: Engine,
     meter: Arc<Meter>,
     tokens: Vec<u32>,
-    /// After the last token.
+    /// After the last token whose logits were read.
     logits: Vec<f32>,
     sequence: SequenceId,
     /// Tokens of the sequence that were in blocks when a test began.
@@ -204,16 +205,23 @@ impl Station {
     }
 
     fn rehearse(&mut self, test: Test, profiles: bool) -> Result<Footprint> {
-        let half = test.tokens / 2;
+        let (half, end) = (test.tokens / 2, test.start() + test.tokens);
         self.generate(test.start(), half)?;
         // Half-way, the cache is as long as it is on average.
         let at = test.start() + half;
         let token = self.token(at);
-        let recording = self.engine.stage(&[feed(self.sequence, &token)])?;
+        let recording = self.engine.stage(&[greedy(self.sequence, &token)])?;
         let work = Work::of_step(&recording, &*self.meter)?;
-        let profile = self.profiled(profiles, |station| station.generate(at, 1))?;
-        let done = u32::from(profile.is_some());
-        self.generate(at + done, test.tokens - half - done)?;
+        // The logits of the last token are looked at.
+        let profile = self.profiled(profiles, |station| match at + 1 == end {
+            true => station.look(at),
+            false => station.generate(at, 1),
+        })?;
+        let at = at + u32::from(profile.is_some());
+        if at < end {
+            self.generate(at, end - at - 1)?;
+            self.look(end - 1)?;
+        }
         Ok(Footprint {
             work,
             profile,
@@ -280,12 +288,26 @@ impl Station {
         Ok(())
     }
 
+    /// Decodes as users do, greedily: after a token of the text, each that is chosen is the next.
     fn generate(&mut self, start: u32, count: u32) -> Result<()> {
-        for position in start..start + count {
-            let token = self.token(position);
-            let logits = self.engine.step(&[feed(self.sequence, &token)])?;
-            self.logits = logits.into_iter().next().unwrap_or_default();
+        let mut token = self.token(start);
+        for _ in 0..count {
+            let outcome = self.engine.step(&[greedy(self.sequence, &token)])?;
+            let chosen = outcome.tokens.first().copied().flatten();
+            token = [chosen.context("the logits hold no numbers")?];
         }
+        Ok(())
+    }
+
+    /// Takes one token in and reads the logits after it.
+    fn look(&mut self, position: u32) -> Result<()> {
+        let feed = Feed {
+            sequence: self.sequence,
+            tokens: &self.token(position),
+            wants: Wants::Logits,
+        };
+        let outcome = self.engine.step(&[feed])?;
+        self.logits = outcome.logits.into_iter().next().unwrap_or_default();
         Ok(())
     }
 
@@ -317,10 +339,10 @@ impl Station {
     }
 }
 
-fn feed(sequence: SequenceId, tokens: &[u32]) -> Feed<'_> {
+fn greedy(sequence: SequenceId, tokens: &[u32]) -> Feed<'_> {
     Feed {
         sequence,
         tokens,
-        logits: true,
+        wants: Wants::Token(Sampling::greedy()),
     }
 }

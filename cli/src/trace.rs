@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Args;
 use longwave_contract::{Divergence, Op, Trace, first_divergence};
-use longwave_runtime::engine::{Engine, EngineOptions, Feed};
+use longwave_runtime::engine::{Engine, EngineOptions, Feed, Wants};
 use longwave_runtime::kv::SequenceId;
 use serde::Serialize;
 
@@ -167,7 +167,7 @@ impl Side {
         Feed {
             sequence: self.sequence,
             tokens,
-            logits: true,
+            wants: Wants::Logits,
         }
     }
 

@@ -1,7 +1,7 @@
 // What: firsts = the largest logit of each chunk of each row, with its token; heads = zeros, where any row draws.
 // Contract: engine/contract/src/op/sample.rs
 // Grid: x = chunks, y = rows; 256 threads, each of which takes every 256th token.
-// Shared: 2.3 KiB for what threads found and for marks of recent tokens.
+// Shared: 2.4 KiB for what threads found and for marks of recent tokens.
 // Numerics: logits are compared as integers in their order; a penalty rounds once.
 
 //:import part/sample

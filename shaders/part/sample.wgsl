@@ -119,16 +119,23 @@ fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
 }
 
 var<workgroup> bests: array<vec2<u32>, 256>;
+var<workgroup> bests_of_parts: array<vec2<u32>, 16>;
 
 // The best of what all threads have, which all call it.
 fn best_of(mine: vec2<u32>, thread: u32) -> vec2<u32> {
     bests[thread] = mine;
-    for (var half = WORKGROUP / 2u; half > 0u; half = half >> 1u) {
-        workgroupBarrier();
-        if thread < half {
-            bests[thread] = better(bests[thread], bests[thread + half]);
+    workgroupBarrier();
+    if thread < 16u {
+        var best = bests[thread];
+        for (var i = thread + 16u; i < WORKGROUP; i += 16u) {
+            best = better(best, bests[i]);
         }
+        bests_of_parts[thread] = best;
     }
     workgroupBarrier();
-    return bests[0];
+    var best = bests_of_parts[0];
+    for (var i = 1u; i < 16u; i++) {
+        best = better(best, bests_of_parts[i]);
+    }
+    return best;
 }

@@ -26,9 +26,12 @@ fn row_best(row: u32, thread: u32) -> vec2<u32> {
     return best_of(best, thread);
 }
 
-// The bins of a row; all threads call it.
+// The bins of a row; all threads call it. Where nothing is ranked there is no histogram, and all stay.
 fn row_bounds(row: u32, desc: SampleDesc, thread: u32) -> Bounds {
     var bounds = Bounds(BINS, BINS, false, vec4<u32>(), vec2<u32>());
+    if !ranks(desc) {
+        return bounds;
+    }
     let at = row * HEAD + 4u * thread;
     let upper = wide_shifted(atomicLoad(&heads[at + 2u]), 21u);
     let weights = wide_add(wide(atomicLoad(&heads[at + 1u])), upper);

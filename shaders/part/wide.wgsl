@@ -37,6 +37,7 @@ fn wide_share(total: vec2<u32>, part: u32) -> vec2<u32> {
 
 // A count in x, and a wide sum in y and z.
 var<workgroup> sums_before: array<vec4<u32>, 256>;
+var<workgroup> sums_of_parts: array<vec4<u32>, 16>;
 
 fn tally_add(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
     return vec4<u32>(a.x + b.x, wide_add(a.yz, b.yz), 0u);
@@ -47,16 +48,22 @@ fn tally_scan(value: vec4<u32>, thread: u32) -> vec4<u32> {
     workgroupBarrier();
     sums_before[thread] = value;
     workgroupBarrier();
-    for (var distance = 1u; distance < 256u; distance = distance << 1u) {
-        var sum = sums_before[thread];
-        if thread >= distance {
-            sum = tally_add(sums_before[thread - distance], sum);
+    if thread < 16u {
+        var sum = vec4<u32>();
+        for (var i = 16u * thread; i < 16u * thread + 16u; i++) {
+            sum = tally_add(sum, sums_before[i]);
+            sums_before[i] = sum;
         }
-        workgroupBarrier();
-        sums_before[thread] = sum;
-        workgroupBarrier();
+        sums_of_parts[thread] = sum;
     }
-    return sums_before[thread];
+    workgroupBarrier();
+    var sum = sums_before[thread];
+    for (var i = 0u; i < thread / 16u; i++) {
+        sum = tally_add(sum, sums_of_parts[i]);
+    }
+    sums_before[thread] = sum;
+    workgroupBarrier();
+    return sum;
 }
 
 // What the threads before this one have, after `tally_scan`.

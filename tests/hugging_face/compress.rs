@@ -11,7 +11,7 @@ use longwave_runtime::calibrate::{CalibrateOptions, calibrate, means};
 use longwave_runtime::codec::{
     CheckpointOptions, Codec, ModelCodec, Transform, open_checkpoint, rotated,
 };
-use longwave_runtime::engine::{Engine, EngineOptions, Feed};
+use longwave_runtime::engine::{Engine, EngineOptions, Feed, Wants};
 use longwave_runtime::kv::SequenceId;
 use longwave_runtime::model::{Model, ModelSource};
 use longwave_runtime::policy::{Budget, DeltaKv, Dense, Policy};
@@ -23,7 +23,7 @@ use super::directory::{Directory, Spec};
 /// element. Logits have a standard deviation near 1.
 const ROUNDING: f32 = 2e-2;
 
-const BUDGET: Budget = Budget {
+pub const BUDGET: Budget = Budget {
     sink: 8,
     recent: 20,
     keep: u32::MAX,
@@ -50,7 +50,7 @@ pub fn load(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<(Directory, Arc<M
     Ok((directory, Arc::new(model)))
 }
 
-fn engine(
+pub fn engine(
     backend: &Arc<dyn Backend>,
     model: &Arc<Model>,
     policy: impl Policy + 'static,
@@ -59,7 +59,7 @@ fn engine(
     Ok(Engine::new(backend, model, Arc::new(policy), options(2))?)
 }
 
-fn tokens(count: u32) -> Vec<u32> {
+pub fn tokens(count: u32) -> Vec<u32> {
     (0..count)
         .map(|i| (i * i * 7 + i * 37 + 11) % 300)
         .collect()
@@ -69,9 +69,9 @@ fn step(engine: &mut Engine, sequence: SequenceId, token: u32) -> Result<Vec<f32
     let feed = Feed {
         sequence,
         tokens: &[token],
-        logits: true,
+        wants: Wants::Logits,
     };
-    engine.step(&[feed])?.pop().context("no logits")
+    engine.step(&[feed])?.logits.pop().context("no logits")
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
@@ -79,7 +79,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     differences.fold(0.0, f32::max)
 }
 
-fn identity(model: &Model, stride: Option<u32>) -> Vec<Arc<dyn Codec>> {
+pub fn identity(model: &Model, stride: Option<u32>) -> Vec<Arc<dyn Codec>> {
     let config = model.config();
     let references = stride.map(|stride| ReferenceShape {
         stride,
@@ -300,9 +300,9 @@ pub fn company(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
     let feeds = [1, 0].map(|index| Feed {
         sequence: sequences[index],
         tokens: &[7],
-        logits: true,
+        wants: Wants::Logits,
     });
-    let together = engine.step(&feeds)?;
+    let together = engine.step(&feeds)?.logits;
     for (alone, together) in alone.iter().rev().zip(&together) {
         let worst = distance(alone, together);
         ensure!(worst < 1e-4, "company moved a logit by {worst}");
@@ -360,10 +360,10 @@ pub fn residency(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
                         .map(|(&index, token)| Feed {
                             sequence: sequences[index],
                             tokens: std::slice::from_ref(token),
-                            logits: true,
+                            wants: Wants::Logits,
                         })
                         .collect();
-                    let logits = engine.step(&feeds)?;
+                    let logits = engine.step(&feeds)?.logits;
                     newest = logits.iter().map(|logits| greedy(logits)).collect();
                     found.push(logits);
                 }
@@ -390,7 +390,7 @@ pub fn residency(backend: &Arc<dyn Backend>, spec: &Spec) -> Result<()> {
             engine.stage(&[Feed {
                 sequence: sequences[2],
                 tokens: &[17],
-                logits: true,
+                wants: Wants::Logits,
             }])?;
             decode(&mut engine, &[1, 2], 3, 11)?;
             let bytes = engine.kv_bytes(sequences[2])?;

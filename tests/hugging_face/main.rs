@@ -6,6 +6,7 @@ mod directory;
 mod network;
 mod random;
 mod reference;
+mod sampled;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use longwave_contract::Backend;
 use longwave_contract::op::Activation;
-use longwave_runtime::engine::{Engine, EngineOptions, Feed};
+use longwave_runtime::engine::{Engine, EngineOptions, Feed, Wants};
 use longwave_runtime::generate::{GenerateOptions, Session};
 use longwave_runtime::model::ModelSource;
 use longwave_runtime::policy::{Budget, Dense, OmniKv, Policy};
@@ -168,9 +169,9 @@ fn together(backend: &Arc<dyn Backend>) -> Result<()> {
         let feed = Feed {
             sequence,
             tokens: &[7],
-            logits: true,
+            wants: Wants::Logits,
         };
-        alone.extend(engine.step(&[feed])?);
+        alone.extend(engine.step(&[feed])?.logits);
         engine.end(sequence);
     }
     // The short one first: it is not the order in which they run.
@@ -183,9 +184,9 @@ fn together(backend: &Arc<dyn Backend>) -> Result<()> {
     let feeds = [0, 1].map(|index| Feed {
         sequence: sequences[index],
         tokens: &[7],
-        logits: true,
+        wants: Wants::Logits,
     });
-    let together = engine.step(&feeds)?;
+    let together = engine.step(&feeds)?.logits;
     for (alone, together) in alone.iter().rev().zip(&together) {
         let differences = alone.iter().zip(together).map(|(a, b)| (a - b).abs());
         let worst = differences.fold(0.0f32, f32::max);
@@ -221,9 +222,9 @@ fn logits(backend: &Arc<dyn Backend>, spec: &Spec, sparse: Option<Sparse>) -> Re
             let feed = Feed {
                 sequence,
                 tokens: &[token],
-                logits: true,
+                wants: Wants::Logits,
             };
-            found = engine.step(&[feed])?.pop().context("no logits")?;
+            found = engine.step(&[feed])?.logits.pop().context("no logits")?;
         }
     }
     Ok(())
@@ -418,7 +419,13 @@ fn main() -> ExitCode {
             logits(&subject, &spec, Some(sparse))
         }));
         let name = format!("two sequences with omnikv on {backend}");
-        trials.push(trial::with(name, subject, |subject| together(&subject)));
+        trials.push(trial::with(name, subject.clone(), |subject| {
+            together(&subject)
+        }));
+        let name = format!("tokens that {backend} chooses");
+        trials.push(trial::with(name, subject, |subject| {
+            sampled::is_the_references(&subject)
+        }));
     }
     let biased = Spec {
         architecture: "qwen2",

@@ -1,7 +1,7 @@
 //! Predicting a text token by token: divergence and perplexity.
 
 use anyhow::{Context, Result};
-use longwave_runtime::engine::{Engine, Feed};
+use longwave_runtime::engine::{Engine, Feed, Wants};
 use longwave_runtime::eval::Footprint;
 use longwave_runtime::kv::SequenceId;
 
@@ -35,9 +35,10 @@ pub fn compare(
             let feed = Feed {
                 sequence,
                 tokens: &[token],
-                logits: true,
+                wants: Wants::Logits,
             };
-            engine.step(&[feed])?.pop().context("there are no logits")
+            let logits = engine.step(&[feed])?.logits.pop();
+            logits.context("there are no logits")
         };
         expected = step(dense, sequence)?;
         for (subject, (sequence, logits)) in subjects.iter_mut().zip(&mut states) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Feed};
+use crate::engine::{Engine, Feed, Outcome, Wants};
 use crate::error::Error;
 use crate::kv::SequenceId;
 use crate::sample::{Sampler, SamplingParams};
@@ -139,19 +139,20 @@ impl Session {
         Ok(self.engine.sequence(self.sequence)?.compressed())
     }
 
-    /// Takes a prompt in and returns the logits after its last token. Whatever beginning of it is in the cache is not computed again.
+    /// Takes a prompt in and returns what is wanted after its last token, and how many of its tokens were in the cache: those are not computed again.
     ///
     /// # Errors
-    /// As [`Engine::prefill`].
+    /// As [`Engine::prefill_for`].
     pub fn prefill(
         &mut self,
         prompt: &[u32],
+        wants: Wants<'_>,
         progress: &mut dyn FnMut(usize),
-    ) -> Result<(Vec<f32>, usize), Error> {
+    ) -> Result<(Outcome, usize), Error> {
         let Some(last) = prompt.len().checked_sub(1) else {
             return Err(Error::EmptyPrompt);
         };
-        // The last token is always computed: its logits are what is asked for.
+        // The last token is always computed: what comes after it is what is asked for.
         let have = self.tokens()?;
         let shared = have
             .iter()
@@ -159,12 +160,12 @@ impl Session {
             .take_while(|(a, b)| a == b)
             .count();
         let shared = self.engine.truncate(self.sequence, shared as u32)? as usize;
-        let logits = self
+        let rest = &prompt[shared..];
+        let progress = &mut |done| progress(shared + done);
+        let outcome = self
             .engine
-            .prefill(self.sequence, &prompt[shared..], &mut |done| {
-                progress(shared + done)
-            })?;
-        Ok((logits, shared))
+            .prefill_for(self.sequence, rest, wants, progress)?;
+        Ok((outcome, shared))
     }
 
     /// Starts generating after a prompt. `progress` is told how many of its tokens are done.
@@ -178,18 +179,19 @@ impl Session {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation<'_>, Error> {
         options.sampling.check().map_err(Error::Parameter)?;
-        let start = Instant::now();
-        let (logits, cached_tokens) = self.prefill(prompt, progress)?;
-        let prefill_time = start.elapsed();
         let mut sampler = Sampler::new(options.sampling.clone());
         prompt.iter().for_each(|&token| sampler.accept(token));
+        let start = Instant::now();
+        let wants = Wants::Token(sampler.sampling());
+        let (outcome, cached_tokens) = self.prefill(prompt, wants, progress)?;
+        let prefill_time = start.elapsed();
         Ok(Generation {
             detokenizer: Detokenizer::new(Arc::clone(&self.tokenizer)),
             stop: StopStrings::new(&options.stop),
             session: self,
             options,
             sampler,
-            logits,
+            chosen: outcome.tokens.first().copied().flatten(),
             pending: None,
             failed: false,
             summary: Summary {
@@ -214,9 +216,9 @@ pub struct Generation<'s> {
     sampler: Sampler,
     detokenizer: Detokenizer,
     stop: StopStrings,
-    /// Logits after everything that is in the cache.
-    logits: Vec<f32>,
-    /// A chosen token that is not in the cache yet.
+    /// What was chosen after everything that is in the cache; `None` where the logits held no number.
+    chosen: Option<u32>,
+    /// A token that was passed on and is not in the cache yet.
     pending: Option<u32>,
     /// Whether an error ended the stream.
     failed: bool,
@@ -253,14 +255,15 @@ impl Generation<'_> {
             let feed = Feed {
                 sequence: self.session.sequence,
                 tokens: &[token],
-                logits: true,
+                wants: Wants::Token(self.sampler.sampling()),
             };
-            self.logits = self.session.engine.step(&[feed])?.pop().unwrap_or_default();
+            let outcome = self.session.engine.step(&[feed])?;
+            self.chosen = outcome.tokens.first().copied().flatten();
             self.pending = None;
             self.summary.decode_steps += 1;
             self.summary.decode_time += start.elapsed();
         }
-        let Some(token) = self.sampler.choose(&self.logits) else {
+        let Some(token) = self.chosen else {
             let position = self.session.tokens()?.len() as u32 - 1;
             return Err(Error::NotANumber { position });
         };

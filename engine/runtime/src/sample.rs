@@ -1,6 +1,8 @@
-//! Choosing a token from logits.
+//! How tokens are chosen from logits, by the op [`longwave_contract::op::Sample`].
 
 use std::collections::VecDeque;
+
+use longwave_contract::op::SampleDesc;
 
 use crate::random::SplitMix64;
 
@@ -66,7 +68,43 @@ impl SamplingParams {
     }
 }
 
-/// Chooses tokens for one sequence.
+/// How the next token of a sequence is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling<'a> {
+    desc: SampleDesc,
+    penalty: f32,
+    /// Tokens that are penalised.
+    recent: &'a [u32],
+}
+
+impl<'a> Sampling<'a> {
+    /// The most likely token.
+    pub fn greedy() -> Self {
+        Sampling {
+            desc: SampleDesc::greedy(),
+            penalty: 1.0,
+            recent: &[],
+        }
+    }
+
+    /// Whether the token is drawn.
+    pub fn draws(&self) -> bool {
+        self.desc.rate != 0.0
+    }
+
+    /// The tokens that are penalised.
+    pub fn recent(&self) -> &'a [u32] {
+        self.recent
+    }
+
+    /// The op's descriptor, where the tokens that are penalised stand in its list from number `first` on.
+    pub fn desc(&self, first: u32) -> SampleDesc {
+        let recent = self.recent.len() as u32;
+        self.desc.penalised(self.penalty, first, recent)
+    }
+}
+
+/// What the choice of one sequence's tokens depends on besides the logits: random numbers, and what was chosen before.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     params: SamplingParams,
@@ -92,82 +130,26 @@ impl Sampler {
         }
     }
 
-    /// Chooses from the logits of one position, one for each token; `None` when there is none that is a number. Does not
-    /// [`accept`](Self::accept) it.
-    pub fn choose(&mut self, logits: &[f32]) -> Option<u32> {
-        let mut penalised;
-        let logits = if self.params.repetition_penalty == 1.0 || self.recent.is_empty() {
-            logits
-        } else {
-            penalised = logits.to_vec();
-            self.penalise(&mut penalised);
-            &penalised
+    /// How the next token is chosen; each call goes on to another random number. Does not [`accept`](Self::accept) it.
+    pub fn sampling(&mut self) -> Sampling<'_> {
+        let params = &self.params;
+        let desc = match params.temperature {
+            0.0 => SampleDesc::greedy(),
+            temperature => {
+                let draw = (self.random.number() >> 32) as u32;
+                let top_k = u32::try_from(params.top_k).unwrap_or(u32::MAX);
+                SampleDesc::new(temperature, top_k, params.top_p, params.min_p, draw)
+            }
         };
-        if self.params.temperature == 0.0 {
-            return argmax(logits);
+        let recent: &[u32] = match params.repetition_penalty {
+            1.0 => &[],
+            _ => self.recent.make_contiguous(),
+        };
+        Sampling {
+            desc,
+            penalty: params.repetition_penalty,
+            recent,
         }
-        self.draw(logits)
-    }
-
-    fn penalise(&self, logits: &mut [f32]) {
-        let mut tokens: Vec<u32> = self.recent.iter().copied().collect();
-        tokens.sort_unstable();
-        tokens.dedup();
-        for token in tokens {
-            if let Some(logit) = logits.get_mut(token as usize) {
-                let penalty = self.params.repetition_penalty;
-                *logit = if *logit > 0.0 {
-                    *logit / penalty
-                } else {
-                    *logit * penalty
-                };
-            }
-        }
-    }
-
-    fn draw(&mut self, logits: &[f32]) -> Option<u32> {
-        let mut candidates: Vec<(u32, f32)> = logits
-            .iter()
-            .enumerate()
-            .filter(|(_, l)| !l.is_nan())
-            .map(|(id, &logit)| (id as u32, logit))
-            .collect();
-        let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if self.params.top_k > 0 && self.params.top_k < candidates.len() {
-            candidates.select_nth_unstable_by(self.params.top_k - 1, by_logit);
-            candidates.truncate(self.params.top_k);
-        }
-        candidates.sort_unstable_by(by_logit);
-        let largest = f64::from(candidates.first()?.1);
-        let weight =
-            |logit: f32, temperature: f64| ((f64::from(logit) - largest) / temperature).exp();
-
-        let total: f64 = candidates.iter().map(|c| weight(c.1, 1.0)).sum();
-        let (mut mass, mut keep) = (0.0, 0);
-        for (_, logit) in &candidates {
-            let p = weight(*logit, 1.0);
-            // The most likely token always stays; a weight is relative to it, which is what min_p asks for.
-            if keep > 0
-                && (mass >= f64::from(self.params.top_p) * total
-                    || p < f64::from(self.params.min_p))
-            {
-                break;
-            }
-            mass += p;
-            keep += 1;
-        }
-        candidates.truncate(keep);
-
-        let temperature = f64::from(self.params.temperature);
-        let total: f64 = candidates.iter().map(|c| weight(c.1, temperature)).sum();
-        let mut rest = self.random.uniform() * total;
-        for (id, logit) in &candidates {
-            rest -= weight(*logit, temperature);
-            if rest < 0.0 {
-                return Some(*id);
-            }
-        }
-        candidates.last().map(|c| c.0)
     }
 }
 
@@ -186,114 +168,47 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn counts(params: SamplingParams, logits: &[f32], draws: usize) -> Vec<usize> {
-        let mut sampler = Sampler::new(params);
-        let mut counts = vec![0; logits.len()];
-        for _ in 0..draws {
-            counts[sampler.choose(logits).expect("there are logits") as usize] += 1;
-        }
-        counts
-    }
-
-    fn plain() -> SamplingParams {
-        SamplingParams {
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            temperature: 1.0,
-            ..Default::default()
-        }
-    }
-
     #[test]
-    fn greedy_takes_the_lowest_of_equals_and_skips_nan() {
-        let mut sampler = Sampler::new(SamplingParams::greedy());
-        assert_eq!(sampler.choose(&[f32::NAN, 2.0, 3.0, 3.0]), Some(2));
-        assert_eq!(sampler.choose(&[f32::NAN]), None);
-    }
-
-    #[test]
-    fn draws_follow_the_probabilities() {
-        let logits = [0.0, 3.0f32.ln(), f32::NEG_INFINITY];
-        let counts = counts(plain(), &logits, 40_000);
-        assert!(
-            (counts[1] as f64 / 40_000.0 - 0.75).abs() < 0.01,
-            "{counts:?}"
-        );
-        assert_eq!(counts[2], 0);
-    }
-
-    #[test]
-    fn filters_remove_the_tail() {
-        let logits = [4.0, 3.0, 2.0, 1.0];
-        assert_eq!(
-            counts(
-                SamplingParams {
-                    top_k: 2,
-                    ..plain()
-                },
-                &logits,
-                500
-            )[2..],
-            [0, 0]
-        );
-        // The first two hold 87 % of the probability.
-        assert_eq!(
-            counts(
-                SamplingParams {
-                    top_p: 0.8,
-                    ..plain()
-                },
-                &logits,
-                500
-            )[2..],
-            [0, 0]
-        );
-        // The third is exp(-2) = 13.5 % as likely as the first.
-        assert_eq!(
-            counts(
-                SamplingParams {
-                    min_p: 0.2,
-                    ..plain()
-                },
-                &logits,
-                500
-            )[2..],
-            [0, 0]
-        );
-        assert!(
-            counts(
-                SamplingParams {
-                    min_p: 0.1,
-                    ..plain()
-                },
-                &logits,
-                500
-            )[2] > 0
-        );
+    fn the_largest_is_the_lowest_of_equals_and_skips_nan() {
+        assert_eq!(argmax(&[f32::NAN, 2.0, 3.0, 3.0]), Some(2));
+        assert_eq!(argmax(&[f32::NAN]), None);
     }
 
     #[test]
     fn seeds_repeat_and_differ() {
-        let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32 * 0.1).collect();
         let draw = |seed| {
-            let mut sampler = Sampler::new(SamplingParams { seed, ..plain() });
+            let mut sampler = Sampler::new(SamplingParams {
+                seed,
+                ..SamplingParams::default()
+            });
             (0..20)
-                .filter_map(|_| sampler.choose(&logits))
+                .map(|_| sampler.sampling().desc(0).draw)
                 .collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+        assert_eq!(
+            Sampler::new(SamplingParams::greedy())
+                .sampling()
+                .desc(0)
+                .draw,
+            0
+        );
     }
 
     #[test]
-    fn a_penalty_moves_the_choice_off_recent_tokens() {
+    fn only_a_penalty_needs_recent_tokens() {
         let mut sampler = Sampler::new(SamplingParams {
-            repetition_penalty: 2.0,
+            repeat_window: 2,
             ..SamplingParams::greedy()
         });
-        assert_eq!(sampler.choose(&[3.0, 2.0]), Some(0));
-        sampler.accept(0);
-        assert_eq!(sampler.choose(&[3.0, 2.0]), Some(1));
+        (1..4).for_each(|token| sampler.accept(token));
+        assert_eq!(sampler.sampling(), Sampling::greedy());
+        sampler.params.repetition_penalty = 2.0;
+        let sampling = sampler.sampling();
+        assert_eq!(sampling.recent, [2, 3]);
+        let desc = sampling.desc(5);
+        assert_eq!((desc.recent_first, desc.recent), (5, 2));
+        assert_eq!((desc.penalty, desc.relief), (2.0, 0.5));
     }
 }

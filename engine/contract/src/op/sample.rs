@@ -14,7 +14,7 @@ pub const LARGEST_LOGIT: f32 = f32::from_bits((127 + 100) << 23);
 
 /// The coefficients of `2^-f = 1 + f (c0 + f (c1 + ...))` for `f` in `[0, 1)`, to 2e-7. A kernel repeats them.
 pub const POWER: [f32; 6] = [
-    -6.931_471_8e-1,
+    -std::f32::consts::LN_2,
     2.402_260_9e-1,
     -5.549_923e-2,
     9.597_035e-3,

@@ -54,15 +54,20 @@ fn penalised(logits: &[f32], desc: &SampleDesc, recent: &[u32]) -> Vec<f32> {
 
 /// The token that is chosen.
 fn choose(logits: &[f32], desc: &SampleDesc) -> u32 {
-    let largest = logits.iter().map(|&logit| key(logit)).max().unwrap_or(0);
-    if largest == 0 {
+    let Some(largest) = largest(logits) else {
         return NO_CHOICE;
-    }
+    };
+    let largest = value(key(largest));
     if desc.rate == 0.0 {
-        let best = logits.iter().position(|&logit| key(logit) == largest);
+        // The least logit that counts as this one.
+        let least = match largest {
+            0.0 => -f32::MIN_POSITIVE.next_down(),
+            _ if largest <= -LARGEST_LOGIT => f32::NEG_INFINITY,
+            _ => largest,
+        };
+        let best = logits.iter().position(|&logit| logit >= least);
         return best.map_or(NO_CHOICE, |token| token as u32);
     }
-    let largest = value(largest);
     let weight = |rate: f32, token: &u64| weight(rate, largest, value(!(token >> 32) as u32));
     // The order of falling logits, of equal ones the lower token first.
     let mut tokens: Vec<u64> = (0u64..)
@@ -101,9 +106,26 @@ fn choose(logits: &[f32], desc: &SampleDesc) -> u32 {
     chosen.map_or(NO_CHOICE, |&token| token as u32)
 }
 
+/// The largest logit that is a number, in lanes that a compiler makes vectors of.
+fn largest(logits: &[f32]) -> Option<f32> {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (groups, rest) = logits.as_chunks::<32>();
+    let mut lanes = [f32::NEG_INFINITY; 32];
+    for group in groups {
+        for (lane, &logit) in lanes.iter_mut().zip(group) {
+            *lane = larger(*lane, logit);
+        }
+    }
+    let all = lanes.iter().chain(rest).copied();
+    let largest = all.fold(f32::NEG_INFINITY, larger);
+    // Where that is what the lanes began with, there may be no number.
+    let found = largest > f32::NEG_INFINITY || logits.contains(&largest);
+    found.then_some(largest)
+}
+
 /// `total * part * 2^-32`, cut.
 fn share(total: u64, part: u32) -> u64 {
-    (u128::from(total) * u128::from(part) >> 32) as u64
+    ((u128::from(total) * u128::from(part)) >> 32) as u64
 }
 
 /// A number in the order of logits; 0 is none.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longwave_contract::Backend;
 
-use crate::engine::{Engine, EngineOptions, Feed};
+use crate::engine::{Engine, EngineOptions, Feed, Wants};
 use crate::error::Error;
 use crate::model::Model;
 use crate::policy::Dense;
@@ -60,20 +60,17 @@ pub fn write_text(
     for done in 1..length {
         let last: Vec<u32> = texts.iter().map(|text| text[done as usize - 1]).collect();
         let feeds: Vec<Feed<'_>> = writers
-            .iter()
+            .iter_mut()
             .zip(last.chunks(1))
-            .map(|((sequence, _), tokens)| Feed {
+            .map(|((sequence, sampler), tokens)| Feed {
                 sequence: *sequence,
                 tokens,
-                logits: true,
+                wants: Wants::Token(sampler.sampling()),
             })
             .collect();
-        let logits = engine.step(&feeds)?;
-        for ((text, (_, sampler)), logits) in texts.iter_mut().zip(&mut writers).zip(&logits) {
-            let token = sampler
-                .choose(logits)
-                .ok_or(Error::NotANumber { position: done })?;
-            text.push(token);
+        let tokens = engine.step(&feeds)?.tokens;
+        for (text, token) in texts.iter_mut().zip(tokens) {
+            text.push(token.ok_or(Error::NotANumber { position: done })?);
         }
         progress((done * TEXTS) as usize, total);
     }

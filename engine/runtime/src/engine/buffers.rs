@@ -13,13 +13,13 @@ use crate::error::Error;
 use crate::model::{ChoiceTensors, ModelConfig};
 use crate::policy::Budget;
 
-/// The buffers that ops work in, each with room for a full step.
+/// The buffers that ops work in, each with room for a full step; the last one has the tokens that are chosen.
 pub(super) struct Activations {
     pub buffers: Vec<Allocation>,
 }
 
 impl Activations {
-    pub fn descs(options: &EngineOptions, config: &ModelConfig) -> [BufferDesc; 5] {
+    pub fn descs(options: &EngineOptions, config: &ModelConfig) -> [BufferDesc; 6] {
         let desc = |label: &str, rows, cols| BufferDesc::of(label, DType::F32, rows, cols);
         [
             desc("residual stream", options.chunk, config.width),
@@ -27,7 +27,13 @@ impl Activations {
             desc("attended", options.chunk, config.q_width()),
             desc("feed-forward", options.chunk, config.inner),
             desc("logits", options.sequences, config.vocabulary),
+            BufferDesc::of("tokens", DType::U32, 1, options.sequences),
         ]
+    }
+
+    /// The tokens that are chosen by the logits of `rows` rows.
+    pub fn tokens(&self, rows: u32) -> Tensor {
+        Tensor::new(self.buffers[5].id(), DType::U32, 1, rows)
     }
 
     pub fn tensor(&self, index: usize, rows: u32, cols: u32) -> Tensor {

@@ -6,7 +6,7 @@ use longwave_contract::{Recording, Tensor};
 use super::buffers::{BATCH, Layered};
 use super::plans::{Bucket, Key};
 use super::tables::Region;
-use super::{Engine, Feed};
+use super::{Engine, Feed, Given, Wants};
 use crate::codec::EncodeTensors;
 use crate::error::Error;
 use crate::kv::{Sequence, SequenceId};
@@ -55,14 +55,15 @@ impl Staging {
 }
 
 impl Engine {
-    /// Takes a prompt in, layer by layer; returns the logits after its last token. A prompt that fails leaves its sequence as it was.
+    /// Takes a prompt in, layer by layer; returns what is wanted after its last token. A prompt that fails leaves its sequence as it was.
     pub(super) fn prefill_layers(
         &mut self,
         id: SequenceId,
         tokens: &[u32],
+        wants: Wants<'_>,
         progress: &mut dyn FnMut(usize),
         probe: Option<Probing<'_>>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Given, Error> {
         let before = self.found(id)?.clone();
         let mut after = before.clone();
         after.tokens.extend_from_slice(tokens);
@@ -80,7 +81,7 @@ impl Engine {
             (Ok(pages), Ok(tail)) => {
                 after.pages.extend(pages);
                 after.tail = tail;
-                self.run_layers(id, &before, &after, progress, probe)
+                self.run_layers((id, wants), &before, &after, progress, probe)
             }
             (Ok(pages), Err(error)) => {
                 after.pages.extend(pages);
@@ -93,10 +94,10 @@ impl Engine {
             }
         };
         match made {
-            Ok(logits) => {
+            Ok(given) => {
                 self.pool.tail.give_back(before.tail);
                 self.sequences.insert(id, after);
-                Ok(logits)
+                Ok(given)
             }
             Err(error) => {
                 self.pool.tail.give_back(after.tail);
@@ -111,12 +112,12 @@ impl Engine {
 
     fn run_layers(
         &mut self,
-        id: SequenceId,
+        (id, wants): (SequenceId, Wants<'_>),
         before: &Sequence,
         after: &Sequence,
         progress: &mut dyn FnMut(usize),
         mut probe: Option<Probing<'_>>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Given, Error> {
         let Some(layered) = &self.layered else {
             return Err(Error::Parameter("the policy does not compress".into()));
         };
@@ -143,7 +144,8 @@ impl Engine {
         let single = chunks.len() == 1;
         let x = (step.x.buffer, step.x.offset);
         for (index, part) in chunks.iter().enumerate() {
-            self.fill_chunk(id, after, start + index as u32 * chunk, part, staging)?;
+            let first = start + index as u32 * chunk;
+            self.fill_chunk((id, wants), after, first, part, staging)?;
             self.run_key(Key::Embed(bucket), |engine| {
                 let mut recording = Recording::new("embeddings of a chunk");
                 engine.model.record_embedding(&mut recording, &step)?;
@@ -171,7 +173,7 @@ impl Engine {
                 if !single {
                     self.backend.copy(place(index), x, bytes(part))?;
                 }
-                self.fill_chunk(id, after, first, part, staging)?;
+                self.fill_chunk((id, wants), after, first, part, staging)?;
                 self.run_key(Key::Layer(layer, bucket), |engine| {
                     engine.record_layer(layer, &step)
                 })?;
@@ -180,6 +182,11 @@ impl Engine {
                 }
                 if layer + 1 == layers && index + 1 == chunks.len() {
                     // While its rows and tables are there.
+                    let bucket = Bucket {
+                        samples: self.tables.samples(),
+                        ..bucket
+                    };
+                    let step = self.step_tensors(bucket);
                     self.run_key(Key::Logits(bucket), |engine| {
                         let mut recording = Recording::new("logits after a prompt");
                         engine.model.record_logits(&mut recording, &step)?;
@@ -210,13 +217,18 @@ impl Engine {
             }
             progress(tokens.len() * (layer as usize + 1) / layers as usize);
         }
-        self.read_logits(1)?.pop().ok_or(Error::EmptyPrompt)
+        let given = self.read_given([wants].into_iter())?.pop();
+        if let (Wants::Nothing, Some(run)) = (wants, self.newest) {
+            // Nothing was read: only now is it known that nothing failed.
+            self.backend.wait(run)?;
+        }
+        given.ok_or(Error::EmptyPrompt)
     }
 
     /// Writes the tables of a chunk.
     fn fill_chunk(
         &mut self,
-        id: SequenceId,
+        (id, wants): (SequenceId, Wants<'_>),
         after: &Sequence,
         start: u32,
         tokens: &[u32],
@@ -225,7 +237,7 @@ impl Engine {
         let feed = Feed {
             sequence: id,
             tokens,
-            logits: true,
+            wants,
         };
         self.tables.begin();
         self.tables.add_from(start, &feed, after, &*self.policy);

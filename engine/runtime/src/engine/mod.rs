@@ -5,6 +5,7 @@
 
 mod buffers;
 mod check;
+mod feed;
 mod layers;
 mod plans;
 mod resident;
@@ -25,6 +26,8 @@ use crate::model::{Model, ModelConfig};
 use crate::policy::{Budget, Policy, Role};
 use buffers::{Activations, Choice, Layered};
 use check::check_codec;
+use feed::Given;
+pub use feed::{Feed, Outcome, Wants};
 pub(crate) use layers::Probe;
 use layers::Probing;
 use plans::Plans;
@@ -111,17 +114,6 @@ impl EngineOptions {
             + layered
             + Resident::bytes(self, config)
     }
-}
-
-/// Tokens of one sequence that a step takes in.
-#[derive(Clone, Copy, Debug)]
-pub struct Feed<'a> {
-    /// The sequence.
-    pub sequence: SequenceId,
-    /// Its next tokens.
-    pub tokens: &'a [u32],
-    /// Whether the logits after the last of them are wanted.
-    pub logits: bool,
 }
 
 /// Runs one model for some sequences.
@@ -467,7 +459,7 @@ impl Engine {
         Ok(sequence.len())
     }
 
-    /// Takes tokens of some sequences through the model; returns the logits that were asked for, in the order of `feeds`.
+    /// Takes tokens of some sequences through the model; returns what is wanted after each.
     ///
     /// A feed of one token of a sequence that has begun is a decode step: there, a policy may choose what its layers read. Everything else is
     /// attended to densely. A step that fails leaves decoding sequences as long as they were, unless it is their compression that fails; prompts of
@@ -475,16 +467,16 @@ impl Engine {
     ///
     /// # Errors
     /// When there are no rows or too many, a token or sequence does not exist, a context or the cache is full, or the device fails.
-    pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Vec<f32>>, Error> {
+    pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Outcome, Error> {
         self.check(feeds)?;
         let chooses = feeds
             .iter()
             .map(|feed| Ok(feed.tokens.len() == 1 && !self.sequence(feed.sequence)?.is_empty()))
             .collect::<Result<Vec<bool>, Error>>()?;
-        let logits = self.advance(feeds, &chooses, true)?;
+        let outcome = self.advance(feeds, &chooses, true)?;
         let ended = self.newest.map_or(Ok(()), |run| self.backend.wait(run));
         ended?;
-        Ok(logits)
+        Ok(outcome)
     }
 
     /// Writes a step's tables without running it, and returns the recording that would run: for tracing and profiling. Where a policy
@@ -522,27 +514,46 @@ impl Engine {
         tokens: &[u32],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>, Error> {
+        let outcome = self.prefill_for(id, tokens, Wants::Logits, progress)?;
+        outcome.logits.into_iter().next().ok_or(Error::EmptyPrompt)
+    }
+
+    /// As [`Engine::prefill`], but returns what is wanted after the last token.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill_for(
+        &mut self,
+        id: SequenceId,
+        tokens: &[u32],
+        wants: Wants<'_>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Outcome, Error> {
         self.check_tokens(self.sequence(id)?.len(), tokens)?;
-        if self.layered.is_some() {
-            return match tokens {
-                [] => Err(Error::EmptyPrompt),
-                _ => self.prefill_layers(id, tokens, progress, None),
-            };
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
         }
-        let mut logits = Vec::new();
+        if self.layered.is_some() {
+            let given = self.prefill_layers(id, tokens, wants, progress, None)?;
+            return Ok(Outcome::of([given]));
+        }
+        let mut outcome = Outcome::default();
         let mut done = 0;
         for chunk in tokens.chunks(self.options.chunk as usize) {
             done += chunk.len();
             let feed = Feed {
                 sequence: id,
                 tokens: chunk,
-                logits: done == tokens.len(),
+                wants: match done == tokens.len() {
+                    true => wants,
+                    false => Wants::Nothing,
+                },
             };
             self.check(&[feed])?;
-            logits = self.advance(&[feed], &[false], false)?;
+            outcome = self.advance(&[feed], &[false], false)?;
             progress(done);
         }
-        logits.pop().ok_or(Error::EmptyPrompt)
+        Ok(outcome)
     }
 
     /// As [`Engine::prefill`] of a policy that compresses; `probe` sees what each layer makes of each chunk.
@@ -554,7 +565,10 @@ impl Engine {
         probe: Probing<'_>,
     ) -> Result<Vec<f32>, Error> {
         self.check_tokens(self.sequence(id)?.len(), tokens)?;
-        self.prefill_layers(id, tokens, progress, Some(probe))
+        match self.prefill_layers(id, tokens, Wants::Logits, progress, Some(probe))? {
+            Given::Logits(logits) => Ok(logits),
+            Given::Nothing | Given::Token(_) => Err(Error::EmptyPrompt),
+        }
     }
 }
 

@@ -43,6 +43,19 @@ pub(super) struct Bucket {
     pub logits: u32,
     /// Tokens that a row of a following layer reads; 0 where nothing is chosen.
     pub chosen: u32,
+    /// Whether tokens are chosen by the logits.
+    pub samples: Samples,
+}
+
+/// Whether a recording chooses tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Samples {
+    /// It ends with the logits, or before them.
+    Nothing,
+    /// The most likely ones.
+    Greedy,
+    /// Some are drawn.
+    Drawn,
 }
 
 impl Bucket {
@@ -59,6 +72,7 @@ impl Bucket {
                 0 => 0,
                 longest => Bucket::tokens(longest, options),
             },
+            samples: tables.samples(),
         }
     }
 
@@ -69,6 +83,7 @@ impl Bucket {
             longest: Bucket::tokens(length, options),
             logits: 1,
             chosen: 0,
+            samples: Samples::Nothing,
         }
     }
 

@@ -2,54 +2,53 @@
 
 use longwave_contract::Recording;
 use longwave_contract::kv::PAGE;
-use longwave_contract::op::Tokens;
+use longwave_contract::op::{NO_CHOICE, Tokens};
 
-use super::plans::{Bucket, Key};
+use super::plans::{Bucket, Key, Samples};
 use super::tables::Region;
-use super::{Engine, Feed};
+use super::{Engine, Feed, Given, Outcome, Wants};
 use crate::error::Error;
 use crate::kv::Sequence;
-use crate::model::{ChoiceTensors, LayerCache, Restoration, RestoreStep, StepTensors, as_list};
+use crate::model::{
+    ChoiceTensors, LayerCache, Restoration, RestoreStep, SampleTensors, StepTensors, as_list,
+};
 
 impl Engine {
-    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step. Unless it `waits`, what logits are read
-    /// after may still be running.
+    /// Takes in what [`Engine::check`] has passed; `chooses` says for each feed whether it is a decode step. Where nothing is read and it does not
+    /// `wait`, it may still be running.
     pub(super) fn advance(
         &mut self,
         feeds: &[Feed<'_>],
         chooses: &[bool],
         waits: bool,
-    ) -> Result<Vec<Vec<f32>>, Error> {
-        let mut logits: Vec<Option<Vec<f32>>> = vec![None; feeds.len()];
+    ) -> Result<Outcome, Error> {
+        let mut given = vec![Given::Nothing; feeds.len()];
         let mut rest: Vec<usize> = (0..feeds.len()).collect();
         if self.layered.is_some() {
             // Prompts are compressed layer by layer, each on its own.
             for index in rest.extract_if(.., |index| !chooses[*index]) {
                 let feed = &feeds[index];
-                let found = self.prefill_layers(feed.sequence, feed.tokens, &mut |_| {}, None)?;
-                logits[index] = feed.logits.then_some(found);
+                given[index] =
+                    self.prefill_layers(feed.sequence, feed.tokens, feed.wants, &mut |_| {}, None)?;
             }
         }
         let decoding: Vec<Feed<'_>> = rest.iter().map(|&index| feeds[index]).collect();
         let chooses: Vec<bool> = rest.iter().map(|&index| chooses[index]).collect();
         for (group, selects) in self.groups(&decoding, &chooses) {
             let some: Vec<Feed<'_>> = group.iter().map(|&index| decoding[index]).collect();
-            let wanted: Vec<usize> = group
-                .into_iter()
-                .filter(|&index| decoding[index].logits)
-                .collect();
             let made = self.fill(&some, selects).and_then(|bucket| {
                 self.run_key(Key::Step(bucket), |engine| engine.record(bucket))?;
-                self.read_logits(wanted.len())
+                self.read_given(some.iter().map(|feed| feed.wants))
             });
             if made.is_err() {
                 self.doubt(&decoding);
             }
-            for (index, row) in wanted.iter().zip(made?) {
-                logits[rest[*index]] = Some(row);
+            for (index, found) in group.into_iter().zip(made?) {
+                given[rest[index]] = found;
             }
         }
-        if logits.iter().all(Option::is_none) && waits {
+        let read = |given: &Given| !matches!(given, Given::Nothing);
+        if waits && !given.iter().any(read) {
             // Nothing was read: only now is it known that nothing failed.
             let ended = self.newest.map_or(Ok(()), |run| self.backend.wait(run));
             if ended.is_err() {
@@ -63,7 +62,7 @@ impl Engine {
             }
             self.compress_tail(feed.sequence)?;
         }
-        Ok(logits.into_iter().flatten().collect())
+        Ok(Outcome::of(given))
     }
 
     /// After a step that failed, rows may be said to be resident that were never restored.
@@ -174,6 +173,15 @@ impl Engine {
             inner: self.activations.tensor(3, bucket.rows, config.inner),
             logits: (bucket.logits > 0)
                 .then(|| self.activations.tensor(4, bucket.logits, config.vocabulary)),
+            sample: match bucket.samples {
+                Samples::Nothing => None,
+                samples => Some(SampleTensors {
+                    samplings: layout.first(Region::Samplings, bucket.logits),
+                    recent: layout.whole(Region::Recent),
+                    draws: samples == Samples::Drawn,
+                    tokens: self.activations.tokens(bucket.logits),
+                }),
+            },
             longest: bucket.longest,
             choice: self
                 .choice
@@ -291,22 +299,44 @@ impl Engine {
         })
     }
 
-    /// The logits of a recording's first rows.
-    pub(super) fn read_logits(&self, wanted: usize) -> Result<Vec<Vec<f32>>, Error> {
-        let tensor =
-            self.activations
-                .tensor(4, self.options.sequences, self.model.config().vocabulary);
-        (0..wanted as u64)
-            .map(|row| {
-                let mut logits = vec![0.0f32; tensor.cols as usize];
-                self.backend.read(
-                    tensor.buffer,
-                    row * tensor.row_bytes(),
-                    bytemuck::cast_slice_mut(&mut logits),
-                )?;
-                Ok(logits)
-            })
-            .collect()
+    /// What feeds that took part in the last recording want of it.
+    pub(super) fn read_given<'a>(
+        &self,
+        wants: impl Iterator<Item = Wants<'a>>,
+    ) -> Result<Vec<Given>, Error> {
+        let limit = self.options.sequences;
+        let vocabulary = self.model.config().vocabulary;
+        let logits = self.activations.tensor(4, limit, vocabulary);
+        let wants: Vec<_> = wants.collect();
+        let rows = wants
+            .iter()
+            .filter(|wants| !matches!(wants, Wants::Nothing));
+        let mut tokens = vec![NO_CHOICE; rows.count()];
+        if wants.iter().any(|wants| matches!(wants, Wants::Token(_))) {
+            let buffer = self.activations.tokens(limit).buffer;
+            let bytes = bytemuck::cast_slice_mut(&mut tokens);
+            self.backend.read(buffer, 0, bytes)?;
+        }
+        let mut row = 0;
+        let mut given = Vec::new();
+        for wants in wants {
+            given.push(match wants {
+                Wants::Nothing => Given::Nothing,
+                Wants::Logits => {
+                    let mut found = vec![0.0f32; vocabulary as usize];
+                    let bytes = bytemuck::cast_slice_mut(&mut found);
+                    let at = row as u64 * logits.row_bytes();
+                    self.backend.read(logits.buffer, at, bytes)?;
+                    Given::Logits(found)
+                }
+                Wants::Token(_) => {
+                    let token = tokens.get(row).copied();
+                    Given::Token(token.filter(|&token| token != NO_CHOICE))
+                }
+            });
+            row += usize::from(!matches!(wants, Wants::Nothing));
+        }
+        Ok(given)
     }
 
     /// The sequence, which a check has found.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use longwave_contract::kv::{
     BLOCK, BlockDesc, Entry, PAGE, PickDesc, RowDesc, StoreDesc, ViewDesc,
 };
+use longwave_contract::op::SampleDesc;
 use longwave_contract::{Allocation, Backend, BufferDesc, BufferId, DType, Tensor};
 
 use super::buffers::{BATCH, TILE};
-use super::{EngineOptions, Feed};
+use super::plans::Samples;
+use super::{EngineOptions, Feed, Wants};
 use crate::error::Error;
 use crate::kv::Sequence;
 use crate::model::Tile;
 use crate::policy::Policy;
 
-/// A table within the buffer, in the order in which they lie there. Entries come last, so that a step uploads only those it has.
+/// A table within the buffer, in the order in which they lie there. Entries come near the end, so that a step uploads only those it has; recent tokens
+/// come after them, since few steps have any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Region {
     /// How many rows count.
@@ -27,6 +30,8 @@ pub(super) enum Region {
     BlockRows,
     /// Rows whose logits are asked for.
     Select,
+    /// How tokens are chosen by those logits.
+    Samplings,
     /// Views of raw rows.
     Views,
     /// Views of chosen entries.
@@ -53,15 +58,18 @@ pub(super) enum Region {
     CodedEntries,
     /// Entries of views of raw rows.
     Entries,
+    /// Tokens that are penalised.
+    Recent,
 }
 
 impl Region {
-    const ALL: [Region; 18] = [
+    const ALL: [Region; 20] = [
         Region::Count,
         Region::Selected,
         Region::BlockCount,
         Region::BlockRows,
         Region::Select,
+        Region::Samplings,
         Region::Views,
         Region::ChosenViews,
         Region::ScratchViews,
@@ -75,6 +83,7 @@ impl Region {
         Region::CodedRows,
         Region::CodedEntries,
         Region::Entries,
+        Region::Recent,
     ];
 
     /// Rows and columns, for an engine whose policy leaves `raw` tokens of a sequence uncompressed.
@@ -87,6 +96,7 @@ impl Region {
         match self {
             Region::Count | Region::Selected | Region::BlockCount | Region::BlockRows => (1, 1),
             Region::Select => (1, sequences),
+            Region::Samplings => (sequences, SampleDesc::WORDS),
             Region::Views
             | Region::ChosenViews
             | Region::ScratchViews
@@ -103,6 +113,8 @@ impl Region {
                 (1, coded(sequences * pages + blocks))
             }
             Region::Entries => (1, options.cache_tokens.div_ceil(PAGE).max(1) + sequences),
+            // All that sequences hold, and a token of each that is only on its way.
+            Region::Recent => (1, options.cache_tokens + sequences),
         }
     }
 }
@@ -180,6 +192,9 @@ pub(super) struct Tables {
     rows: Vec<RowDesc>,
     coded_rows: Vec<RowDesc>,
     select: Vec<u32>,
+    samplings: Vec<SampleDesc>,
+    recent: Vec<u32>,
+    samples: Samples,
     views: Vec<ViewDesc>,
     picks: Vec<PickDesc>,
     chosen_views: Vec<ViewDesc>,
@@ -215,6 +230,9 @@ impl Tables {
             rows: Vec::new(),
             coded_rows: Vec::new(),
             select: Vec::new(),
+            samplings: Vec::new(),
+            recent: Vec::new(),
+            samples: Samples::Nothing,
             views: Vec::new(),
             picks: Vec::new(),
             chosen_views: Vec::new(),
@@ -236,6 +254,9 @@ impl Tables {
         self.rows.clear();
         self.coded_rows.clear();
         self.select.clear();
+        self.samplings.clear();
+        self.recent.clear();
+        self.samples = Samples::Nothing;
         self.views.clear();
         self.picks.clear();
         self.chosen_views.clear();
@@ -276,12 +297,31 @@ impl Tables {
                 reserved: [0; 2],
             });
         }
-        if feed.logits {
-            self.select.push(self.rows.len() as u32 - 1);
-        }
+        self.add_wants(feed.wants);
         let view = policy.view(sequence, last, &mut self.entries);
         self.longest = self.longest.max(view.length);
         self.views.push(view);
+    }
+
+    /// Adds what is wanted after the row that was added last.
+    fn add_wants(&mut self, wants: Wants<'_>) {
+        // Rows of which only the logits are wanted stand in one table with others: what is chosen there is not read.
+        let desc = match wants {
+            Wants::Nothing => return,
+            Wants::Logits => SampleDesc::greedy(),
+            Wants::Token(sampling) => {
+                if sampling.draws() {
+                    self.samples = Samples::Drawn;
+                } else if self.samples == Samples::Nothing {
+                    self.samples = Samples::Greedy;
+                }
+                let first = self.recent.len() as u32;
+                self.recent.extend_from_slice(sampling.recent());
+                sampling.desc(first)
+            }
+        };
+        self.select.push(self.rows.len() as u32 - 1);
+        self.samplings.push(desc);
     }
 
     /// Adds what following layers read of a sequence whose single row was added last. `pitch` is the distance between the entries of two
@@ -423,6 +463,11 @@ impl Tables {
         self.rows.len() as u32
     }
 
+    /// Whether tokens are wanted, and how they are chosen.
+    pub fn samples(&self) -> Samples {
+        self.samples
+    }
+
     pub fn selected_count(&self) -> u32 {
         self.select.len() as u32
     }
@@ -450,12 +495,13 @@ impl Tables {
             words
         };
         let (all, chosen) = (tiles(&self.tile_counts), tiles(&self.chosen_tile_counts));
-        let pieces: [(Region, &[u8]); 18] = [
+        let pieces: [(Region, &[u8]); 20] = [
             (Region::Count, bytemuck::bytes_of(&counts[0])),
             (Region::Selected, bytemuck::bytes_of(&counts[1])),
             (Region::BlockCount, bytemuck::bytes_of(&counts[2])),
             (Region::BlockRows, bytemuck::bytes_of(&counts[3])),
             (Region::Select, bytemuck::cast_slice(&self.select)),
+            (Region::Samplings, bytemuck::cast_slice(&self.samplings)),
             (Region::Views, bytemuck::cast_slice(&self.views)),
             (
                 Region::ChosenViews,
@@ -481,6 +527,7 @@ impl Tables {
                 bytemuck::cast_slice(&self.coded_entries),
             ),
             (Region::Entries, bytemuck::cast_slice(&self.entries)),
+            (Region::Recent, bytemuck::cast_slice(&self.recent)),
         ];
         let used = pieces
             .iter()

@@ -3,10 +3,10 @@
 use super::footprint::Footprint;
 use super::quiz::{Question, Quiz};
 use super::score::found;
-use crate::engine::{Engine, Feed};
+use crate::engine::{Engine, Feed, Outcome, Wants};
 use crate::error::Error;
 use crate::kv::SequenceId;
-use crate::sample::argmax;
+use crate::sample::Sampling;
 use crate::text::{TextError, Tokenizer};
 
 /// Tokens of an answer at most: a UUID takes about 40 of them.
@@ -66,9 +66,14 @@ pub fn ask(
             for question in &quiz.questions {
                 let sequence = engine.start();
                 let prompt = [quiz.context.as_slice(), &question.tokens].concat();
-                let logits = engine.prefill(sequence, &prompt, &mut |_| ())?;
+                let outcome = engine.prefill_for(
+                    sequence,
+                    &prompt,
+                    Wants::Token(Sampling::greedy()),
+                    &mut |_| (),
+                )?;
                 footprints.push(Footprint::of(engine, sequence)?);
-                answers.push(answer(engine, sequence, tokenizer, question, logits)?);
+                answers.push(answer(engine, sequence, tokenizer, question, outcome)?);
                 engine.end(sequence);
                 progress();
             }
@@ -83,8 +88,13 @@ pub fn ask(
                 if kept < quiz.context.len() {
                     engine.prefill(sequence, &quiz.context[kept..], &mut |_| ())?;
                 }
-                let logits = engine.prefill(sequence, &question.tokens, &mut |_| ())?;
-                answers.push(answer(engine, sequence, tokenizer, question, logits)?);
+                let outcome = engine.prefill_for(
+                    sequence,
+                    &question.tokens,
+                    Wants::Token(Sampling::greedy()),
+                    &mut |_| (),
+                )?;
+                answers.push(answer(engine, sequence, tokenizer, question, outcome)?);
                 progress();
             }
             engine.end(sequence);
@@ -102,12 +112,12 @@ fn answer(
     sequence: SequenceId,
     tokenizer: &Tokenizer,
     question: &Question,
-    mut logits: Vec<f32>,
+    mut outcome: Outcome,
 ) -> Result<Answer, Error> {
     let mut tokens = Vec::new();
     let mut text = String::new();
     loop {
-        let Some(token) = argmax(&logits) else {
+        let Some(Some(token)) = outcome.tokens.first().copied() else {
             let position = engine.sequence(sequence)?.len().saturating_sub(1);
             return Err(Error::NotANumber { position });
         };
@@ -126,9 +136,9 @@ fn answer(
         let feed = Feed {
             sequence,
             tokens: &[token],
-            logits: true,
+            wants: Wants::Token(Sampling::greedy()),
         };
-        logits = engine.step(&[feed])?.pop().unwrap_or_default();
+        outcome = engine.step(&[feed])?;
     }
     let text = first_line(&text).to_owned();
     let score = found(&text, &question.expected);

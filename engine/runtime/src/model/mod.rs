@@ -23,7 +23,8 @@ pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use load::{LoadEvent, WeightSummary};
 pub use random::RandomWeights;
 pub(crate) use record::{
-    ChoiceTensors, LayerCache, ResidentStep, Restoration, RestoreStep, StepTensors, Tile, as_list,
+    ChoiceTensors, LayerCache, ResidentStep, Restoration, RestoreStep, SampleTensors, StepTensors,
+    Tile, as_list,
 };
 pub use rope::Rope;
 pub use source::ModelSource;

@@ -2,8 +2,8 @@
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{
-    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside, Rope, Select,
-    Selected, Tokens,
+    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside, Rope, Sample,
+    Select, Selected, Tokens,
 };
 use longwave_contract::{CheckError, Recording, Tensor};
 
@@ -37,10 +37,25 @@ pub struct StepTensors {
     pub inner: Tensor,
     /// Logits, `f32[m, vocabulary]`; a recording without them ends after the last layer.
     pub logits: Option<Tensor>,
+    /// How tokens are chosen by the logits, where they are.
+    pub sample: Option<SampleTensors>,
     /// The most tokens that any row sees.
     pub longest: u32,
     /// What following layers read, in a decode step of a policy that selects.
     pub choice: Option<ChoiceTensors>,
+}
+
+/// The tensors by which tokens are chosen by `m` rows of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleTensors {
+    /// How each is chosen, `u32[m, 12]`.
+    pub samplings: Tensor,
+    /// Tokens that are penalised, `u32[1, r]`.
+    pub recent: Tensor,
+    /// Whether any is drawn.
+    pub draws: bool,
+    /// The tokens, `u32[1, m]`.
+    pub tokens: Tensor,
 }
 
 /// The tensors by which observers choose and followers read. Row, view and pick of a sequence have the same index.
@@ -425,7 +440,7 @@ impl Model {
         })
     }
 
-    /// Records the logits that are asked for.
+    /// Records the logits that are asked for, and what is chosen by them.
     pub(crate) fn record_logits(
         &self,
         recording: &mut Recording,
@@ -442,6 +457,17 @@ impl Model {
             weight: self.weights.output,
             count: step.selected,
             out,
+        })?;
+        let Some(sample) = step.sample else {
+            return Ok(());
+        };
+        recording.push(Sample {
+            logits: out,
+            samplings: sample.samplings,
+            recent: sample.recent,
+            count: step.selected,
+            draws: sample.draws,
+            out: sample.tokens,
         })
     }
 }
