@@ -88,8 +88,55 @@ fn descend(row: u32, least: vec2<u32>, weighs: bool, largest: f32, thread: u32) 
     return prefix;
 }
 
+// As `last_place`, of a list of which each thread takes one token: it adds up what does not come after that.
+fn last_of_few(row: u32, length: u32, desc: SampleDesc, largest: f32, bounds: Bounds, thread: u32) -> vec2<u32> {
+    var order = vec2<u32>(0xffffffffu, 0xffffffffu);
+    var own = 0u;
+    if thread < length {
+        let listing = listed[row * params.vocabulary + thread];
+        order = order_of(listing);
+        own = weight_of(UNIT_RATE, largest, value_of(listing.x));
+    }
+    workgroupBarrier();
+    sums_before[thread] = vec4<u32>(order, own, 0u);
+    workgroupBarrier();
+    var up_to = bounds.before;
+    for (var i = 0u; i < length; i++) {
+        let other = sums_before[i];
+        if !after(other.xy, order) {
+            up_to = tally_add(up_to, vec4<u32>(1u, other.z, 0u, 0u));
+        }
+    }
+    var last = vec2<u32>(0xffffffffu, 0xffffffffu);
+    var total = bounds.total;
+    if bounds.ranked {
+        if thread < length && up_to.x == desc.top_k {
+            found = vec3<u32>(thread, up_to.yz);
+        }
+        workgroupBarrier();
+        last = sums_before[found.x].xy;
+        total = found.yz;
+        workgroupBarrier();
+    }
+    if desc.top_p == 0xffffffffu {
+        return last;
+    }
+    let least = max_one(wide_share(total, desc.top_p));
+    if thread < length && wide_less(wide_sub(up_to.yz, wide(own)), least) && !wide_less(up_to.yz, least) {
+        found = vec3<u32>(thread, 0u, 0u);
+    }
+    workgroupBarrier();
+    last = sums_before[found.x].xy;
+    workgroupBarrier();
+    return last;
+}
+
 // The last place in the order of what stays by its rank and by what lies before it.
 fn last_place(row: u32, desc: SampleDesc, largest: f32, bounds: Bounds, thread: u32) -> vec2<u32> {
+    let listings = min(atomicLoad(&heads[row * HEAD + LISTED]), params.vocabulary);
+    if listings <= WORKGROUP {
+        return last_of_few(row, listings, desc, largest, bounds, thread);
+    }
     var last = vec2<u32>(0xffffffffu, 0xffffffffu);
     var total = bounds.total;
     if bounds.ranked {
@@ -100,9 +147,8 @@ fn last_place(row: u32, desc: SampleDesc, largest: f32, bounds: Bounds, thread: 
     }
     if bounds.ranked {
         let begin = row * params.vocabulary;
-        let length = min(atomicLoad(&heads[row * HEAD + LISTED]), params.vocabulary);
         var sum = vec2<u32>();
-        for (var i = thread; i < length; i += WORKGROUP) {
+        for (var i = thread; i < listings; i += WORKGROUP) {
             let listing = listed[begin + i];
             if !after(order_of(listing), last) {
                 sum = wide_add(sum, wide(weight_of(UNIT_RATE, largest, value_of(listing.x))));
