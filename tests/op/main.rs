@@ -150,6 +150,14 @@ fn subjects() -> Vec<(&'static str, Subject)> {
             }),
         ),
         (
+            "wgpu head attention",
+            forced(Force {
+                attend: Some(AttendKernel::Head),
+                no_cooperative: true,
+                ..Force::default()
+            }),
+        ),
+        (
             "wgpu row attention",
             forced(Force {
                 attend: Some(AttendKernel::Row),

@@ -4,7 +4,9 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::Attend;
 
-use super::{AttendKernel, Bound, Context, Dispatch, attend_row, kernel, params, unsupported};
+use super::{
+    AttendKernel, Bound, Context, Dispatch, attend_head, attend_row, kernel, params, unsupported,
+};
 
 /// Elements of queries that a workgroup has room for: rows by elements of a head.
 const TILE_LIMIT: u32 = 512;
@@ -92,6 +94,9 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         && takes_matrix_units(op, context)
     {
         return cooperative(op, window.bound, context);
+    }
+    if let Some(share) = attend_head::serves(op, context) {
+        return attend_head::launch(op, share, context);
     }
     if let Some(share) = attend_row::serves(op, context) {
         return attend_row::launch(op, share, context);

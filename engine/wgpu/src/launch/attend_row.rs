@@ -29,6 +29,16 @@ pub(super) struct Share {
     pieces: u32,
 }
 
+impl Share {
+    /// What the kernels are told of it.
+    pub(super) fn overrides(self) -> Vec<(&'static str, f64)> {
+        vec![
+            ("LANES", f64::from(self.lanes)),
+            ("PIECES", f64::from(self.pieces)),
+        ]
+    }
+}
+
 /// How threads share rows, where there are few rows and subgroups that hold a group of threads.
 pub(super) fn select(rows: u32, head_dim: u32, subgroup: Option<(u32, u32)>) -> Option<Share> {
     let (least, most) = subgroup?;
@@ -125,10 +135,7 @@ pub(super) fn launch(
             ];
             dispatches.push(Dispatch {
                 kernel,
-                overrides: vec![
-                    ("LANES", f64::from(share.lanes)),
-                    ("PIECES", f64::from(share.pieces)),
-                ],
+                overrides: share.overrides(),
                 params: params(kernel, &values)?,
                 bindings: vec![
                     ("q", context.whole(name, "q", op.q)?),

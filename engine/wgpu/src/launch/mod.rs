@@ -8,6 +8,7 @@
 
 mod activate;
 mod attend;
+mod attend_head;
 mod attend_row;
 mod embed;
 mod gate_up_silu;
@@ -81,6 +82,8 @@ pub enum MatmulKernel {
 /// Which kernel attention takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttendKernel {
+    /// A head of a row at a time, in one dispatch, where there are few rows.
+    Head,
     /// A row at a time, by groups of threads without barriers, where there are few rows.
     Row,
     /// A row at a time.
