@@ -12,6 +12,7 @@ use crate::error::{NAME, bad_handle};
 use crate::host;
 use crate::memory::Memory;
 use crate::plan::Plan;
+use crate::vigil;
 
 /// Runs recordings on the host's processor. A run has ended when [`Backend::run`] returns.
 pub struct CpuBackend {
@@ -82,8 +83,8 @@ impl CpuBackend {
         let ticket = Ticket(*runs);
         // The whole plan runs on a thread of the pool, so that its ops start there without a hand-over each.
         let done = match &self.pool {
-            Some(pool) => pool.install(|| method(plan, memory)),
-            None => rayon::scope(|_| method(plan, memory)),
+            Some(pool) => pool.install(|| vigil::keep(|| method(plan, memory))),
+            None => vigil::keep(|| method(plan, memory)),
         }?;
         Ok((ticket, done))
     }

@@ -16,6 +16,7 @@ mod error;
 mod exp;
 mod host;
 mod latent;
+mod layout;
 mod line;
 mod matmul;
 mod memory;
@@ -27,5 +28,6 @@ mod row;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod vigil;
 
 pub use backend::CpuBackend;

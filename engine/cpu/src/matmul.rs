@@ -4,9 +4,10 @@ use longwave_contract::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::layout::{GROUP, Group, Layout};
 use crate::line::{Aligned, Floats};
 use crate::plan::Kernel;
-use crate::row::{CHUNK, Matrix};
+use crate::row::{CHUNK, Matrix, WithLayout};
 use crate::tile::{self, HEIGHT, WIDTH};
 
 /// The most rows that a plan multiplies with [`Kernel::Row`].
@@ -69,6 +70,11 @@ pub(crate) fn multiply(
             tile::pack_stacks(rows, depth, |row| &input[row * depth..], &mut stacks);
         }
         let stacks = &stacks;
+        let padded = match kernel {
+            Kernel::Gemm => Floats::default(),
+            _ => padded(input, depth),
+        };
+        let input = &padded;
         let panels_per_task = TASK.div_ceil(rows * depth.max(1) * WIDTH);
         blocks
             .par_chunks_exact_mut(rows * WIDTH)
@@ -100,10 +106,24 @@ pub(crate) fn multiply(
     }
 }
 
-/// Streams each weight row once: a chunk of it becomes f32 and meets every input row.
+/// Rows of `depth` elements, filled up with zeros to whole groups.
+fn padded(rows: &[f32], depth: usize) -> Floats {
+    let pitch = depth.next_multiple_of(GROUP);
+    let mut all = Floats::zeros(rows.len() / depth.max(1) * pitch);
+    for (row, out) in rows
+        .chunks_exact(depth.max(1))
+        .zip(all.chunks_exact_mut(pitch))
+    {
+        out[..depth].copy_from_slice(row);
+    }
+    all
+}
+
+/// Streams each weight row once: a group of it becomes f32 in registers and meets every input row there.
 struct Row<'a> {
     weight: Matrix<'a>,
     first: usize,
+    /// Rows of whole groups, zero beyond the weight's columns.
     input: &'a [f32],
     block: &'a mut [f32],
 }
@@ -113,32 +133,83 @@ impl WithSimd for Row<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let depth = self.weight.cols();
-        let mut chunk = Aligned::<CHUNK>::zeros();
-        let outputs = WIDTH.min(self.weight.rows() - self.first);
-        let limit = ROW_LIMIT as usize;
-        for (input, block) in self
-            .input
-            .chunks(depth * limit)
-            .zip(self.block.chunks_mut(WIDTH * limit))
-        {
-            for output in 0..outputs {
-                let mut sums = [0.0f64; ROW_LIMIT as usize];
-                for start in (0..depth).step_by(CHUNK) {
-                    let chunk = &mut chunk.0[..CHUNK.min(depth - start)];
-                    self.weight
-                        .dequantise(simd, self.first + output, start, chunk);
-                    for (sum, row) in sums.iter_mut().zip(input.chunks_exact(depth)) {
-                        let row = &row[start..][..chunk.len()];
-                        *sum += tile::dot(simd, chunk, row);
-                    }
-                }
-                for (sum, row) in sums.iter().zip(block.chunks_exact_mut(WIDTH)) {
-                    row[output] = *sum as f32;
-                }
-            }
+        let weight = self.weight;
+        weight.with_layout(Streamed { simd, row: self });
+    }
+}
+
+/// A [`Row`] with its instructions.
+struct Streamed<'a, S> {
+    simd: S,
+    row: Row<'a>,
+}
+
+impl<S: Simd> WithLayout for Streamed<'_, S> {
+    #[inline(always)]
+    fn with_layout<L: Layout>(self) {
+        let Row { weight, first, .. } = self.row;
+        let (mut input, mut block) = (self.row.input, self.row.block);
+        let pitch = weight.cols().next_multiple_of(GROUP);
+        // As many input rows at a time as leave their sums in registers.
+        while !input.is_empty() {
+            let taken = match input.len() / pitch {
+                1 => products::<1, L, S>(self.simd, weight, first, input, block),
+                2 | 3 => products::<2, L, S>(self.simd, weight, first, input, block),
+                _ => products::<4, L, S>(self.simd, weight, first, input, block),
+            };
+            input = &input[taken * pitch..];
+            block = &mut block[taken * WIDTH..];
         }
     }
+}
+
+/// A panel of weight rows times the first `R` input rows; returns `R`.
+#[inline(always)]
+fn products<const R: usize, L: Layout, S: Simd>(
+    simd: S,
+    weight: Matrix<'_>,
+    first: usize,
+    input: &[f32],
+    block: &mut [f32],
+) -> usize {
+    let depth = weight.cols();
+    let groups = depth.div_ceil(GROUP);
+    let mut rows: [&[Group]; R] = [&[]; R];
+    for (row, input) in rows
+        .iter_mut()
+        .zip(input.as_chunks::<GROUP>().0.chunks_exact(groups))
+    {
+        *row = input;
+    }
+    for output in 0..WIDTH.min(weight.rows() - first) {
+        let mut totals = [0.0f64; R];
+        for start in (0..depth).step_by(CHUNK) {
+            let columns = start..depth.min(start + CHUNK);
+            let mut inputs = rows;
+            for input in &mut inputs {
+                *input = &input[start / GROUP..][..columns.len().div_ceil(GROUP)];
+            }
+            let mut sums = [[0.0; GROUP]; R];
+            weight.for_each_group::<L, S>(
+                simd,
+                first + output,
+                columns,
+                #[inline(always)]
+                |index, group| {
+                    for (sums, input) in sums.iter_mut().zip(&inputs) {
+                        tile::add_products(simd, group, &input[index], sums);
+                    }
+                },
+            );
+            for (total, sums) in totals.iter_mut().zip(&sums) {
+                *total += f64::from(tile::sum(simd, sums));
+            }
+        }
+        for (block, total) in block.chunks_exact_mut(WIDTH).zip(totals) {
+            block[output] = total as f32;
+        }
+    }
+    R
 }
 
 /// Packs a panel of weight rows as f32 and multiplies every stack of input rows with it.

@@ -1,14 +1,18 @@
 //! Rows of tensors, typed; and quantised rows as f32.
 
+use std::ops::Range;
+
+use bytemuck::Zeroable;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use longwave_contract::{DType, Tensor};
 use pulp::Simd;
 use rayon::prelude::*;
 
+use crate::layout::{self, GROUP, Group, Layout};
 use crate::line::Floats;
 
-/// The most elements that [`Matrix::dequantise`] gives at once.
+/// The most elements of a row that are decoded at once.
 pub(crate) const CHUNK: usize = 1024;
 
 /// A tensor to read. Rows are indexed by the op, which has checked its shapes.
@@ -69,91 +73,99 @@ impl<'a> Matrix<'a> {
         all
     }
 
-    /// Elements of one row as f32, from `start` on; at most [`CHUNK`] of them. Where the type is quantised, `start` and the number of elements are
-    /// multiples of 32.
-    ///
-    /// Codes become floats in one flat loop, which every compiler vectorises, and then take their groups' scales.
+    /// Lets `work` meet the type of the elements.
+    #[inline(always)]
+    pub(crate) fn with_layout<W: WithLayout>(&self, work: W) {
+        match self.dtype {
+            DType::F32 | DType::U32 => work.with_layout::<layout::F32>(),
+            DType::F16 => work.with_layout::<layout::F16>(),
+            DType::Q4 => work.with_layout::<layout::Q4>(),
+            DType::Q8G32 => work.with_layout::<layout::Q8G32>(),
+            DType::Q8G16 => work.with_layout::<layout::Q8G16>(),
+            DType::Q8G32M => work.with_layout::<layout::Q8G32M>(),
+        }
+    }
+
+    /// Elements of one row as f32, from `start` on, a multiple of [`GROUP`]; at most [`CHUNK`] of them.
     #[inline(always)]
     pub(crate) fn dequantise<S: Simd>(&self, simd: S, row: usize, start: usize, out: &mut [f32]) {
-        let (codes, scales) = self.row(row).split_at(self.scales);
-        let scales: &[f16] = bytemuck::cast_slice(scales);
-        match self.dtype {
-            DType::F32 | DType::U32 => {
-                out.copy_from_slice(&bytemuck::cast_slice(codes)[start..][..out.len()]);
-            }
-            DType::F16 => {
-                let codes: &[f16] = bytemuck::cast_slice(codes);
-                codes[start..][..out.len()].convert_to_f32_slice(out);
-            }
-            DType::Q4 => {
-                let mut bytes = [0u64; CHUNK / 8];
-                let bytes = &mut bytes[..out.len() / 8];
-                for (bytes, &nibbles) in bytes.iter_mut().zip(&codes[start / 8..]) {
-                    *bytes = spread_nibbles(nibbles);
-                }
-                let bytes: &[u8] = bytemuck::cast_slice(bytes);
-                for (out, &code) in out.iter_mut().zip(bytes) {
-                    *out = f32::from(code);
-                }
-                scale_and_shift(simd, &scales[start / 16..], out);
-            }
-            DType::Q8G32M => {
-                let codes: &[u8] = bytemuck::cast_slice(codes);
-                for (out, &code) in out.iter_mut().zip(&codes[start..]) {
-                    *out = f32::from(code);
-                }
-                scale_and_shift(simd, &scales[start / 16..], out);
-            }
-            DType::Q8G32 | DType::Q8G16 => {
-                let codes: &[i8] = bytemuck::cast_slice(codes);
-                for (out, &code) in out.iter_mut().zip(&codes[start..]) {
-                    *out = f32::from(code);
-                }
-                if self.dtype == DType::Q8G32 {
-                    scale::<32, S>(simd, &scales[start / 32..], out);
-                } else {
-                    scale::<16, S>(simd, &scales[start / 16..], out);
-                }
-            }
+        self.with_layout(Dequantise {
+            matrix: self,
+            simd,
+            row,
+            start,
+            out,
+        });
+    }
+
+    /// Calls `work` with each group of a row's `columns`, counted from 0, in registers. They start at a multiple of [`GROUP`] and are at most
+    /// [`CHUNK`]; what they lack of a last group is zero.
+    #[inline(always)]
+    pub(crate) fn for_each_group<L: Layout, S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        mut work: impl FnMut(usize, &Group),
+    ) {
+        let (codes, halves) = self.row(row).split_at(self.scales);
+        // Whole eights of scales, from that of the first group on.
+        let first = columns.start / GROUP * L::SCALES;
+        let end = columns.end / GROUP * L::SCALES;
+        let eights = first / 8 * 8..end.next_multiple_of(8);
+        let mut scales = [0.0; CHUNK / GROUP * 2 + 8];
+        if L::SCALES > 0 {
+            let halves: &[f16] = bytemuck::cast_slice(halves);
+            layout::widen_eights(&halves[eights], &mut scales);
+        }
+        let scales = scales[first % 8..].chunks_exact(L::SCALES.max(1));
+        let words = size_of::<L::Codes>() / 4;
+        let (whole, rest) = (columns.len() / GROUP, columns.len() % GROUP);
+        let codes = &codes[columns.start / GROUP * words..];
+        let (groups, tail) = codes.split_at(whole * words);
+        let groups: &[L::Codes] = bytemuck::cast_slice(groups);
+        for (index, (codes, scales)) in groups.iter().zip(scales).enumerate() {
+            work(index, &L::decode(simd, codes, scales));
+        }
+        if rest > 0 {
+            let mut codes = L::Codes::zeroed();
+            let bytes = rest * size_of::<L::Codes>() / GROUP;
+            let tail = &bytemuck::cast_slice(tail)[..bytes];
+            bytemuck::bytes_of_mut(&mut codes)[..bytes].copy_from_slice(tail);
+            work(whole, &L::decode(simd, &codes, &[0.0; 2][..L::SCALES]));
         }
     }
 }
 
-/// Eight nibbles as eight bytes, the lowest first.
-#[inline(always)]
-fn spread_nibbles(nibbles: u32) -> u64 {
-    let wide = u64::from(nibbles);
-    let wide = (wide | wide << 16) & 0x0000_ffff_0000_ffff;
-    let wide = (wide | wide << 8) & 0x00ff_00ff_00ff_00ff;
-    (wide | wide << 4) & 0x0f0f_0f0f_0f0f_0f0f
+/// What is compiled for each type of element.
+pub(crate) trait WithLayout {
+    fn with_layout<L: Layout>(self);
 }
 
-/// `scale * code + minimum` in groups of 32.
-#[inline(always)]
-fn scale_and_shift<S: Simd>(simd: S, pairs: &[f16], out: &mut [f32]) {
-    let mut converted = [0.0f32; CHUNK / 16];
-    let converted = &mut converted[..out.len() / 16];
-    pairs[..converted.len()].convert_to_f32_slice(converted);
-    let groups = out.as_chunks_mut::<32>().0.iter_mut();
-    for (group, &[scale, minimum]) in groups.zip(converted.as_chunks::<2>().0) {
-        let (scale, minimum) = (simd.splat_f32s(scale), simd.splat_f32s(minimum));
-        for values in S::as_mut_simd_f32s(group).0 {
-            *values = simd.mul_add_e_f32s(scale, *values, minimum);
-        }
-    }
+/// See [`Matrix::dequantise`].
+struct Dequantise<'a, S> {
+    matrix: &'a Matrix<'a>,
+    simd: S,
+    row: usize,
+    start: usize,
+    out: &'a mut [f32],
 }
 
-/// `scale * code` in groups of `G`.
-#[inline(always)]
-fn scale<const G: usize, S: Simd>(simd: S, scales: &[f16], out: &mut [f32]) {
-    let mut converted = [0.0f32; CHUNK / 16];
-    let converted = &mut converted[..out.len() / G];
-    scales[..converted.len()].convert_to_f32_slice(converted);
-    for (group, &scale) in out.as_chunks_mut::<G>().0.iter_mut().zip(&*converted) {
-        let scale = simd.splat_f32s(scale);
-        for values in S::as_mut_simd_f32s(group).0 {
-            *values = simd.mul_f32s(scale, *values);
-        }
+impl<S: Simd> WithLayout for Dequantise<'_, S> {
+    #[inline(always)]
+    fn with_layout<L: Layout>(self) {
+        let columns = self.start..self.start + self.out.len();
+        self.matrix.for_each_group::<L, S>(
+            self.simd,
+            self.row,
+            columns,
+            #[inline(always)]
+            |index, group| {
+                let out = &mut self.out[index * GROUP..];
+                let length = GROUP.min(out.len());
+                out[..length].copy_from_slice(&group[..length]);
+            },
+        );
     }
 }
 

@@ -5,6 +5,7 @@
 
 use pulp::Simd;
 
+use crate::layout::Group;
 use crate::line::Floats;
 use crate::row::CHUNK;
 
@@ -107,6 +108,25 @@ pub(crate) fn multiply<S: Simd>(
             }
         }
     }
+}
+
+/// `sums += left .* right`, lane by lane.
+#[inline(always)]
+pub(crate) fn add_products<S: Simd>(simd: S, left: &Group, right: &Group, sums: &mut Group) {
+    let pairs = S::as_simd_f32s(left).0.iter().zip(S::as_simd_f32s(right).0);
+    for (sum, (&left, &right)) in S::as_mut_simd_f32s(sums).0.iter_mut().zip(pairs) {
+        *sum = simd.mul_add_e_f32s(left, right, *sum);
+    }
+}
+
+/// The sum of a group.
+#[inline(always)]
+pub(crate) fn sum<S: Simd>(simd: S, values: &Group) -> f32 {
+    let mut total = simd.splat_f32s(0.0);
+    for &values in S::as_simd_f32s(values).0 {
+        total = simd.add_f32s(total, values);
+    }
+    simd.reduce_sum_f32s(total)
 }
 
 /// The inner product of two vectors: of each chunk in f32, four sums in each lane and then a tree; of chunks in f64.
