@@ -6,19 +6,30 @@ use longwave_contract::{BackendError, Caps, DeviceKind};
 use super::attend_row::{self, Share};
 use super::{AttendKernel, Bound, Context, Dispatch, kernel, params, unsupported};
 
-/// Tokens over which one workgroup takes no longer than a second dispatch costs.
-const SHORT: u32 = 1024;
+/// Threads of a workgroup.
+const THREADS: u32 = 256;
+/// Tokens that a group of threads takes at a time.
+const TOKENS: u32 = 8;
+/// Steps of a workgroup that take no longer than a second dispatch costs.
+const STEPS: u32 = 8;
 
 /// Whether the kernel of this file serves an op, and how threads share its rows. Heads that share a key head read it from caches that software
 /// devices do not have.
 pub(super) fn serves(op: &Attend, context: &Context<'_>) -> Option<Share> {
     let Caps { subgroup, kind, .. } = context.caps;
-    let wanted = match context.force.attend {
+    let wanted = |share: &Share| match context.force.attend {
         Some(forced) => forced == AttendKernel::Head,
-        None => *kind != DeviceKind::Software && op.longest <= SHORT,
+        None => *kind != DeviceKind::Software && op.longest <= short(*share),
     };
-    let usable = wanted && !context.force.no_subgroup && context.windows(op.kv).len() == 1;
-    attend_row::select(op.q.rows, op.shape.head_dim, *subgroup).filter(|_| usable)
+    let usable = !context.force.no_subgroup && context.windows(op.kv).len() == 1;
+    attend_row::select(op.q.rows, op.shape.head_dim, *subgroup)
+        .filter(wanted)
+        .filter(|_| usable)
+}
+
+/// The longest view that is short.
+fn short(share: Share) -> u32 {
+    STEPS * TOKENS * (THREADS / share.lanes())
 }
 
 /// The dispatch.
@@ -67,4 +78,17 @@ pub(super) fn launch(
         grid,
         work: 2 * u64::from(rows) * u64::from(op.q.cols) * u64::from(op.longest),
     }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_short_where_a_workgroup_is_soon_done() {
+        let short_of = |head_dim| attend_row::select(1, head_dim, Some((32, 32))).map(short);
+        assert_eq!(short_of(128), Some(1024));
+        assert_eq!(short_of(64), Some(2048));
+        assert_eq!(short_of(256), Some(512));
+    }
 }

@@ -30,6 +30,11 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// Threads that share a token.
+    pub(super) fn lanes(self) -> u32 {
+        self.lanes
+    }
+
     /// What the kernels are told of it.
     pub(super) fn overrides(self) -> Vec<(&'static str, f64)> {
         vec![
