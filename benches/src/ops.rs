@@ -147,7 +147,7 @@ impl OpsArguments {
                 }
                 Err(error) => return Err(error).with_context(about),
             }
-            let parity = parity(case, backend, op).with_context(about)?;
+            let parity = parity(case, backend).with_context(about)?;
             // What is not a number is not within.
             if let Some(share) = parity.filter(|share| share.is_nan() || *share > 1.0) {
                 let far = format!("{share:.1} times as far from the reference as is allowed");
@@ -203,14 +203,14 @@ impl OpsArguments {
 }
 
 /// The largest difference from the reference, as a share of what is allowed; `None` for the reference itself.
-fn parity(case: &Case, backend: &Arc<dyn Backend>, op: Op) -> Result<Option<f32>> {
+fn parity(case: &Case, backend: &Arc<dyn Backend>) -> Result<Option<f32>> {
     if backend.caps().kind == DeviceKind::Cpu {
         return Ok(None);
     }
     let reference = adapter::cpu();
-    let mut rig = Rig::new(&reference, SEED);
-    let expected = recording(&[case.build(&mut rig)?], 1)?;
-    let found = recording(&[op], 1)?;
+    let (mut here, mut there) = (Rig::new(&reference, SEED), Rig::new(backend, SEED));
+    let expected = recording(&[case.build_compared(&mut here)?], 1)?;
+    let found = recording(&[case.build_compared(&mut there)?], 1)?;
     let divergence = first_divergence(
         Trace {
             backend: &*reference,

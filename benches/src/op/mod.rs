@@ -34,6 +34,8 @@ pub struct Case {
     /// The op and its shape.
     pub name: String,
     build: Build,
+    /// What is compared with the reference instead of the op itself.
+    smaller: Option<Build>,
 }
 
 impl Case {
@@ -42,6 +44,20 @@ impl Case {
         Case {
             name,
             build: Box::new(move |rig| Ok(build(rig)?.into())),
+            smaller: None,
+        }
+    }
+
+    /// The case, of which a smaller op is compared with the reference, by the same kernels: for ops that choose by numbers that backends round
+    /// differently, since of very many random choices some are ties.
+    #[must_use]
+    pub fn compared_by<O: Into<Op>>(
+        self,
+        smaller: impl Fn(&mut Rig) -> Result<O> + 'static,
+    ) -> Self {
+        Case {
+            smaller: Some(Box::new(move |rig| Ok(smaller(rig)?.into()))),
+            ..self
         }
     }
 
@@ -51,6 +67,14 @@ impl Case {
     /// There is no room, or the device fails.
     pub fn build(&self, rig: &mut Rig) -> Result<Op> {
         (self.build)(rig)
+    }
+
+    /// Makes what is compared with the reference.
+    ///
+    /// # Errors
+    /// As [`Case::build`].
+    pub fn build_compared(&self, rig: &mut Rig) -> Result<Op> {
+        self.smaller.as_ref().unwrap_or(&self.build)(rig)
     }
 }
 

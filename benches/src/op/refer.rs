@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use longwave_contract::DType;
-use longwave_contract::kv::{BLOCK, BlockDesc};
+use longwave_contract::kv::{BLOCK, BlockDesc, LatentShape};
 use longwave_contract::op::Refer;
 use longwave_tests::latent::{POISON, halves, references, weights};
-use longwave_tests::rig::Values;
+use longwave_tests::rig::{Rig, Values};
 
 use super::{Case, Shapes, entries_of_blocks, new_blocks};
 use crate::work::{Tables, Work};
@@ -37,34 +37,36 @@ pub(super) fn work(op: &Refer, tables: &Tables<'_>) -> Result<Work> {
 pub(super) fn cases(shapes: &Shapes) -> Vec<Case> {
     let (shape, sinks) = (shapes.latent(), shapes.sinks());
     let (old, new) = (shapes.old_blocks(), shapes.new_blocks());
+    let name = format!("refer {new} blocks after {old}");
+    let case = Case::new(name, move |rig| refer(rig, shape, sinks, (old, new)));
+    vec![case.compared_by(move |rig| refer(rig, shape, sinks, (old.min(1), 1)))]
+}
+
+/// `new` blocks after `old` ones.
+fn refer(rig: &mut Rig, shape: LatentShape, sinks: u32, (old, new): (u32, u32)) -> Result<Refer> {
     let (all, cols) = (old + new, shape.cols);
-    vec![Case::new(
-        format!("refer {new} blocks after {old}"),
-        move |rig| {
-            let mut records = vec![POISON; (all * shape.words()) as usize];
-            for record in records
-                .chunks_exact_mut(shape.words() as usize)
-                .take(old as usize)
-            {
-                record.copy_from_slice(&references(rig, &shape));
-            }
-            Ok(Refer {
-                staged: halves(rig, sinks + new * BLOCK, cols)?,
-                blocks: rig.words(
-                    DType::U32,
-                    new,
-                    BlockDesc::WORDS,
-                    bytemuck::cast_slice(&new_blocks(sinks, old, new)),
-                )?,
-                count: rig.count(new)?,
-                entries: rig.entries(&entries_of_blocks(all))?,
-                mean: rig.f32(1, cols, Values::Flat)?,
-                metric: weights(rig, cols)?,
-                shape,
-                latents: rig.words(DType::U32, all, shape.words(), &records)?,
-                residual: rig.f32(new * BLOCK, cols, Values::Flat)?,
-                base: None,
-            })
-        },
-    )]
+    let mut records = vec![POISON; (all * shape.words()) as usize];
+    for record in records
+        .chunks_exact_mut(shape.words() as usize)
+        .take(old as usize)
+    {
+        record.copy_from_slice(&references(rig, &shape));
+    }
+    Ok(Refer {
+        staged: halves(rig, sinks + new * BLOCK, cols)?,
+        blocks: rig.words(
+            DType::U32,
+            new,
+            BlockDesc::WORDS,
+            bytemuck::cast_slice(&new_blocks(sinks, old, new)),
+        )?,
+        count: rig.count(new)?,
+        entries: rig.entries(&entries_of_blocks(all))?,
+        mean: rig.f32(1, cols, Values::Flat)?,
+        metric: weights(rig, cols)?,
+        shape,
+        latents: rig.words(DType::U32, all, shape.words(), &records)?,
+        residual: rig.f32(new * BLOCK, cols, Values::Flat)?,
+        base: None,
+    })
 }
