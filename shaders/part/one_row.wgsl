@@ -26,18 +26,32 @@ const PITCH: u32 = CHUNKS + 1u;
 // Quad q of chunk c, at `q * PITCH + c`.
 var<workgroup> input: array<vec4<f32>, QUADS * PITCH>;
 
-// Stages a segment, and returns the squares of what the thread staged. All threads of the workgroup call this.
-fn stage(segment: u32, lane: Lane) -> f32 {
-    let first = segment * SEGMENT;
-    let quads = min(params.quads - first, SEGMENT);
-    var squares = 0.0;
-    workgroupBarrier();
-    for (var quad = lane.thread; quad < quads; quad += WORKGROUP) {
-        let staged = input_quad(first + quad);
-        input[quad % QUADS * PITCH + quad / QUADS] = staged.value;
-        stage_sum(quad, staged.value);
-        squares += staged.squares;
+// What a thread stages of a segment: two quads. Beyond the row's end it loads the last.
+struct Staged {
+    first: Input,
+    second: Input,
+}
+
+fn load_segment(segment: u32, lane: Lane) -> Staged {
+    let quad = segment * SEGMENT + lane.thread;
+    let last = params.quads - 1u;
+    return Staged(input_quad(min(quad, last)), input_quad(min(quad + WORKGROUP, last)));
+}
+
+fn stage_quad(segment: u32, quad: u32, staged: Input) -> f32 {
+    if segment * SEGMENT + quad >= params.quads {
+        return 0.0;
     }
+    input[quad % QUADS * PITCH + quad / QUADS] = staged.value;
+    stage_sum(quad, staged.value);
+    return staged.squares;
+}
+
+// Stages a segment, and returns the squares of what the thread staged. All threads of the workgroup call this.
+fn stage(segment: u32, staged: Staged, lane: Lane) -> f32 {
+    workgroupBarrier();
+    var squares = stage_quad(segment, lane.thread, staged.first);
+    squares += stage_quad(segment, lane.thread + WORKGROUP, staged.second);
     workgroupBarrier();
     return squares;
 }
@@ -53,6 +67,10 @@ fn product$(m)(output: u32, outputs: u32, lane: Lane) -> vec4<f32> {
     var factor = 1.0;
     let threads = team_threads(lane);
     // The first loads are under way while the segment is staged.
+    var staged: Staged;
+    if AHEAD {
+        staged = load_segment(0u, lane);
+    }
     //:repeat u = 0..LOADS
     let start$(u) = min(team_thread(lane) + $(u)u * threads, params.chunks - 1u);
     //:repeat i = 0..MOST
@@ -65,7 +83,13 @@ fn product$(m)(output: u32, outputs: u32, lane: Lane) -> vec4<f32> {
     for (var segment = 0u; segment < params.segments; segment++) {
         let first = segment * CHUNKS;
         let chunks = min(params.chunks - first, CHUNKS);
-        squares += stage(segment, lane);
+        if !AHEAD {
+            staged = load_segment(segment, lane);
+        }
+        squares += stage(segment, staged, lane);
+        if AHEAD && segment + 1u < params.segments {
+            staged = load_segment(segment + 1u, lane);
+        }
         if segment + 1u == params.segments {
             // Here, other threads have products to do while some wait.
             factor = input_factor(squares, lane);

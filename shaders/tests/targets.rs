@@ -63,7 +63,10 @@ fn every_kernel_is_written_for_every_target() {
 }
 
 /// Kernels with subgroups that have no twin, and what serves devices without.
-const OTHERWISE: [(&str, &str); 1] = [("attend_row", "attend_split")];
+const OTHERWISE: [(&str, &str); 2] = [
+    ("attend_head", "attend_split"),
+    ("attend_row", "attend_split"),
+];
 
 #[test]
 fn every_kernel_with_subgroups_has_a_twin_without() {

@@ -183,19 +183,30 @@ impl Submissions {
     /// # Errors
     /// What the driver refused, or that the device is lost.
     pub(crate) fn flush(&mut self, gpu: &Gpu) -> Result<u64, BackendError> {
-        match self.open.take() {
-            None => Ok(self.last),
-            Some(open) => {
-                let serial = self.last + 1;
-                let submitted = self.submit(gpu, open.encoder.finish(), open.work);
-                if let Err(error) = &submitted {
-                    // Runs were promised this number.
-                    self.last = serial;
-                    self.failed = Some((serial, error.clone()));
-                }
-                submitted
-            }
+        match self.open.is_some() {
+            false => Ok(self.last),
+            true => self.submit_open(gpu, None),
         }
+    }
+
+    /// Submits what was encoded, and after it commands that hold some work.
+    fn submit_open(
+        &mut self,
+        gpu: &Gpu,
+        ready: Option<(wgpu::CommandBuffer, u64)>,
+    ) -> Result<u64, BackendError> {
+        let open = self.open.take();
+        let promised = open.as_ref().map(|_| self.last + 1);
+        let open = open.map(|open| (open.encoder.finish(), open.work));
+        let (commands, works): (Vec<_>, Vec<u64>) = open.into_iter().chain(ready).unzip();
+        let work = works.into_iter().fold(0, u64::saturating_add);
+        let submitted = self.submit(gpu, commands, work);
+        if let (Err(error), Some(serial)) = (&submitted, promised) {
+            // Runs were promised this number.
+            self.last = serial;
+            self.failed = Some((serial, error.clone()));
+        }
+        submitted
     }
 
     /// Whether one submission may hold all of this work. How many dispatches it has only matters while the device waits for them to be encoded.
@@ -214,15 +225,18 @@ impl Submissions {
         commands: wgpu::CommandBuffer,
         work: u64,
     ) -> Result<u64, BackendError> {
-        self.flush(gpu)?;
-        self.submit(gpu, commands, work)
+        let seconds = self.open.as_ref().map_or(0.0, |open| open.seconds);
+        if Pace::is_full(seconds, self.pace.seconds(work)) {
+            self.flush(gpu)?;
+        }
+        self.submit_open(gpu, Some((commands, work)))
     }
 
     /// Submits commands that hold `work` multiply-adds, after all that came before them.
     fn submit(
         &mut self,
         gpu: &Gpu,
-        commands: wgpu::CommandBuffer,
+        commands: Vec<wgpu::CommandBuffer>,
         work: u64,
     ) -> Result<u64, BackendError> {
         while self.pending.len() >= AHEAD {
@@ -234,7 +248,7 @@ impl Submissions {
         }
         let first = self.pending.is_empty();
         let at = Instant::now();
-        let index = gpu.queue.submit([commands]);
+        let index = gpu.queue.submit(commands);
         let took = at.elapsed();
         gpu.faults.check()?;
         self.last += 1;
