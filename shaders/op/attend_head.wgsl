@@ -7,7 +7,7 @@
 const WORKGROUP: u32 = 256u;
 //:let PIECES = 2
 //:let TOKENS = 8
-//:import part/window
+//:import part/lanes
 //:import part/math
 
 struct Params {
@@ -26,34 +26,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> kv: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> rows: array<RowDesc>;
-@group(0) @binding(4) var<storage, read> count: array<u32>;
-@group(0) @binding(5) var<storage, read> views: array<ViewDesc>;
-@group(0) @binding(6) var<storage, read> entries: array<u32>;
 @group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
-
-// Threads that share a token: a power of two, from 4 to 32, that every subgroup holds; and octets of a head that each of them takes.
-override LANES: u32 = 16u;
-override PIECES: u32 = 1u;
-
-struct Lane {
-    @builtin(local_invocation_index) thread: u32,
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_invocation_id) within: u32,
-    @builtin(subgroup_size) size: u32,
-}
 
 var<workgroup> parts: array<vec4<f32>, 2u * WORKGROUP>;
 // A group's maximum, and the sum of its weights.
 var<workgroup> stats: array<vec2<f32>, WORKGROUP / 4u>;
-
-// The place of a token's row, or ABSENT.
-fn token_place(view: ViewDesc, token: u32, end: u32) -> u32 {
-    let place = local_slot(view, min(token, end - 1u));
-    return select(ABSENT, place, token < end);
-}
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {

@@ -7,7 +7,7 @@
 const WORKGROUP: u32 = 128u;
 //:let PIECES = 2
 //:let TOKENS = 4
-//:import part/window
+//:import part/lanes
 //:import part/math
 
 struct Params {
@@ -35,26 +35,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> kv: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> rows: array<RowDesc>;
-@group(0) @binding(4) var<storage, read> count: array<u32>;
-@group(0) @binding(5) var<storage, read> views: array<ViewDesc>;
-@group(0) @binding(6) var<storage, read> entries: array<u32>;
 // [row][head][split][head_dim], and [row][head][split] as maximum and sum of weights.
 @group(0) @binding(7) var<storage, read_write> sums: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> stats: array<vec2<f32>>;
-
-// Threads that share a token: a power of two, from 4 to 32, that every subgroup holds; and octets of a head that each of them takes.
-override LANES: u32 = 16u;
-override PIECES: u32 = 1u;
-
-struct Lane {
-    @builtin(local_invocation_index) thread: u32,
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_invocation_id) within: u32,
-    @builtin(subgroup_size) size: u32,
-}
 
 // Component h of vec4s of scores, maxima and weights belongs to the block's head h.
 var<workgroup> parts: array<vec4<f32>, 4u * WORKGROUP>;
@@ -76,12 +59,6 @@ fn token_sums(tokens: array<vec4<f32>, 4>, odd: bool, second: bool) -> vec4<f32>
         sum += subgroupShuffleXor(sum, 16u);
     }
     return sum;
-}
-
-// The place of a token's row in the window, or ABSENT.
-fn token_place(view: ViewDesc, token: u32, end: u32) -> u32 {
-    let place = local_slot(view, min(token, end - 1u));
-    return select(ABSENT, place, token < end);
 }
 
 @compute @workgroup_size(128)
