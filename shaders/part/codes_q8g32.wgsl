@@ -5,8 +5,7 @@
 
 // The octets of a chunk.
 const OCTETS: u32 = 2u;
-// Whether a step, and the input of a segment, is loaded before the products of the one before it, and not after: more loads under way, and more
-// registers.
+// Whether loads run ahead of products: part/one_row.
 const AHEAD: bool = false;
 
 //:repeat m = 0..MATRICES

@@ -1,6 +1,7 @@
 // Products of MATRICES weights and one row, which the workgroup stages a segment at a time. Needs the parts `codes_*`, `input_*` and `crew_*`,
 // of `params` outputs, chunks, weight_pitch, quads and segments, and of the kernel, for output i < MOST of a team in product m, `team_row`,
-// `fetch_m_i` and OUTPUTS, how many there are.
+// `fetch_m_i` and OUTPUTS, how many there are. Where AHEAD says so, a step and the input of a segment are loaded before the products of the one before:
+// more loads under way, and more registers, which codes cannot spare.
 
 // Chunks that a thread loads at once of each output: 1, 2 or 4.
 override UNROLL: u32 = 1u;
