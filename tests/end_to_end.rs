@@ -361,13 +361,8 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let smallest = MODELS[0].fetch();
     for model in MODELS.iter().filter(|model| !model.on_demand) {
-        for backend in ["cpu", "wgpu"] {
-            let subject = if backend == "wgpu" {
-                adapter::wgpu().map(|_| ())
-            } else {
-                Ok(())
-            };
-            let both = subject.and_then(|()| model.fetch());
+        for (backend, subject) in adapter::all() {
+            let both = subject.and_then(|_| model.fetch());
             let title = format!("interfaces with {} on {backend}", model.alias);
             let model = *model;
             if model.alias == MODELS[0].alias {

@@ -82,7 +82,7 @@ fn main() -> ExitCode {
             Ok(golden) => golden.cases,
             Err(error) => panic!("{error:#}"),
         };
-        for (name, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+        for (name, subject) in adapter::all() {
             let both = subject.and_then(|subject| Ok((subject, path.clone()?)));
             for case in cases.clone() {
                 let title = format!("{} on {name}: {}", model.alias, case.title());

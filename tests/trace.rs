@@ -74,11 +74,13 @@ fn trace(subject: &Arc<dyn Backend>, model: TestModel, path: PathBuf) -> Result<
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     for model in MODELS {
-        let both = adapter::wgpu().and_then(|subject| Ok((subject, model.fetch()?)));
-        let title = format!("{} op by op on wgpu", model.alias);
-        trials.push(trial::with(title, both, move |(subject, path)| {
-            trace(&subject, model, path)
-        }));
+        for (backend, subject) in adapter::others() {
+            let both = subject.and_then(|subject| Ok((subject, model.fetch()?)));
+            let title = format!("{} op by op on {backend}", model.alias);
+            trials.push(trial::with(title, both, move |(subject, path)| {
+                trace(&subject, model, path)
+            }));
+        }
     }
     trial::run(trials)
 }

@@ -182,9 +182,6 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 fn backend(name: &str) -> Result<BackendName, String> {
-    if name.eq_ignore_ascii_case("cuda") {
-        return Err("this build has no cuda backend yet".into());
-    }
     BackendName::from_str(name, true).map_err(|_| {
         let known = BackendName::value_variants().iter();
         let known =
@@ -331,8 +328,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_refused_by_name() {
         let refused = |line: &str| parse(line).expect_err(line).to_string();
-        assert!(refused("bench --backends cpu,cuda").contains("no cuda backend yet"));
-        assert!(refused("bench --backends abacus").contains("auto, cpu, wgpu"));
+        assert!(refused("bench --backends abacus").contains("auto, cpu, cuda, wgpu"));
         assert!(refused("bench -m x --shape y").contains("cannot be used with"));
         assert!(refused("bench --overlap 1.5").contains("from 0 to 1"));
         assert!(refused("bench -r 0").contains('0'));

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use longwave_contract::{Backend, DeviceKind};
 use longwave_cpu::CpuBackend;
+use longwave_cuda::{CudaBackend, CudaOptions};
 use longwave_runtime::hub::kernel_directory;
 use longwave_wgpu::{DeviceInfo, WgpuBackend, WgpuOptions};
 
@@ -18,11 +19,13 @@ const CPU_DEVICE: &str = "cpu";
 /// What `--backend` takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
-    /// A GPU through wgpu where there is one, else the processor
+    /// An NVIDIA GPU through CUDA, else a GPU through wgpu, else the processor
     #[default]
     Auto,
     /// The processor
     Cpu,
+    /// An NVIDIA GPU
+    Cuda,
     /// A GPU through wgpu; a software adapter where there is no other
     Wgpu,
 }
@@ -32,6 +35,8 @@ pub enum BackendName {
 pub enum Device {
     /// The processor.
     Cpu,
+    /// The CUDA device of this index.
+    Cuda(usize),
     /// The wgpu adapter of this index.
     Wgpu(usize),
 }
@@ -63,18 +68,14 @@ impl Choice {
     /// # Errors
     /// No device answers to what is asked for.
     pub fn of(backend: BackendName, device: Option<&str>) -> Result<Choice> {
-        let adapters = if backend == BackendName::Cpu {
-            Vec::new()
-        } else {
-            longwave_wgpu::devices()
-        };
-        choose(backend, device, &adapters)
+        choose(backend, device, &Machine::asked(backend))
     }
 
     /// The name of the chosen backend.
     pub fn backend(&self) -> &'static str {
         match self.device {
             Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
             Device::Wgpu(_) => "wgpu",
         }
     }
@@ -89,6 +90,16 @@ impl Choice {
         }
         match self.device {
             Device::Cpu => Ok(Arc::new(CpuBackend::new())),
+            Device::Cuda(index) => {
+                let options = CudaOptions {
+                    device: Some(index.to_string()),
+                    kernels: kernel_directory().ok(),
+                    ..Default::default()
+                };
+                let backend = CudaBackend::open(&options)
+                    .with_context(|| format!("{} cannot be used", self.name))?;
+                Ok(Arc::new(backend))
+            }
             Device::Wgpu(index) => {
                 let options = WgpuOptions {
                     device: Some(index.to_string()),
@@ -101,6 +112,34 @@ impl Choice {
                 Ok(Arc::new(backend))
             }
         }
+    }
+}
+
+/// The devices of this machine that a choice is made among.
+#[derive(Debug)]
+struct Machine {
+    /// Those of CUDA, or why there are none.
+    cuda: Result<Vec<longwave_cuda::DeviceInfo>, String>,
+    /// Those of wgpu.
+    adapters: Vec<DeviceInfo>,
+}
+
+impl Machine {
+    /// Asks for what a backend's choice depends on, and no more: each interface takes its time to start.
+    fn asked(backend: BackendName) -> Self {
+        let none = || Err("not asked for".to_owned());
+        let (cuda, wgpu) = match backend {
+            BackendName::Auto => (longwave_cuda::devices(), true),
+            BackendName::Cpu => (none(), false),
+            BackendName::Cuda => (longwave_cuda::devices(), false),
+            BackendName::Wgpu => (none(), true),
+        };
+        let adapters = if wgpu {
+            longwave_wgpu::devices()
+        } else {
+            Vec::new()
+        };
+        Machine { cuda, adapters }
     }
 }
 
@@ -123,8 +162,8 @@ pub struct Listed {
     pub limits: Vec<(&'static str, &'static str, u64)>,
 }
 
-/// Every device of this machine, the processor first, then the adapters of wgpu in the order of their indices.
-pub fn devices() -> Vec<Listed> {
+/// Every device of this machine, the processor first, then those of CUDA and of wgpu in the order of their indices; and why a backend has none.
+pub fn devices() -> (Vec<Listed>, Vec<(&'static str, String)>) {
     let cpu = CpuBackend::new();
     let caps = cpu.caps();
     let cpu = Listed {
@@ -153,16 +192,41 @@ pub fn devices() -> Vec<Listed> {
         ],
         name: info.name,
     });
-    std::iter::once(cpu).chain(adapters).collect()
+    let (cuda, missing) = match longwave_cuda::devices() {
+        Ok(found) => (found, Vec::new()),
+        Err(why) => (Vec::new(), vec![("cuda", why)]),
+    };
+    let cuda = cuda.into_iter().map(|info| Listed {
+        backend: "cuda",
+        id: info.index.to_string(),
+        kind: match info.integrated {
+            true => DeviceKind::Integrated.name(),
+            false => DeviceKind::Discrete.name(),
+        },
+        driver: match &info.unusable {
+            Some(why) => format!("{}, not usable: {why}", info.driver),
+            None => info.driver.clone(),
+        },
+        memory: longwave_cuda::free_memory(info.index),
+        limits: vec![(
+            "workgroup_memory",
+            "workgroup memory",
+            u64::from(info.shared_memory),
+        )],
+        name: info.name,
+    });
+    let listed = std::iter::once(cpu).chain(cuda).chain(adapters).collect();
+    (listed, missing)
 }
 
-fn choose(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -> Result<Choice> {
+fn choose(backend: BackendName, device: Option<&str>, machine: &Machine) -> Result<Choice> {
     let cpu = |why: String, notable| Choice {
         device: Device::Cpu,
         name: CPU_DEVICE.to_owned(),
         why,
         notable,
     };
+    let adapters = &machine.adapters;
     let asks_for_cpu = device.is_some_and(|device| device.eq_ignore_ascii_case(CPU_DEVICE));
     match backend {
         BackendName::Cpu => match device {
@@ -172,40 +236,13 @@ fn choose(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -
             _ => Ok(cpu("cpu, as asked for".into(), false)),
         },
         BackendName::Auto if asks_for_cpu => Ok(cpu("cpu, as asked for".into(), false)),
-        BackendName::Auto => {
-            let matching = matching(device, adapters)?;
-            let hardware: Vec<usize> = matching
-                .iter()
-                .copied()
-                .filter(|&index| is_hardware(&adapters[index]))
-                .collect();
-            let software = names(&matching, adapters);
-            match (best(&hardware, adapters), device) {
-                (Some(index), _) => {
-                    let info = &adapters[index];
-                    let why = format!(
-                        "auto picks wgpu: {} ({}, {})",
-                        info.name,
-                        info.kind.name(),
-                        info.interface
-                    );
-                    Ok(wgpu(info, why, true))
-                }
-                (None, Some(device)) => {
-                    bail!(
-                        "--device {device}: {software} is a software adapter, which only --backend wgpu takes"
-                    )
-                }
-                (None, None) if adapters.is_empty() => {
-                    Ok(cpu("auto picks cpu: wgpu finds no GPU".into(), true))
-                }
-                (None, None) => Ok(cpu(
-                    format!(
-                        "auto picks cpu: there is no GPU, only a software adapter ({software})"
-                    ),
-                    true,
-                )),
-            }
+        BackendName::Auto => auto(device, machine, cpu),
+        BackendName::Cuda => {
+            let found = machine.cuda.as_deref();
+            let found = found.map_err(|why| anyhow::anyhow!("cuda: {why}"))?;
+            let info = longwave_cuda::choose(found, device);
+            let info = info.map_err(|why| anyhow::anyhow!("cuda: {why}"))?;
+            Ok(cuda(info, "cuda, as asked for".into(), false))
         }
         BackendName::Wgpu => {
             let found = best(&matching(device, adapters)?, adapters);
@@ -221,6 +258,70 @@ fn choose(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -
             );
             Ok(wgpu(info, why, true))
         }
+    }
+}
+
+/// The first that fits of CUDA's devices, wgpu's hardware, and the processor where no device is named.
+fn auto(
+    device: Option<&str>,
+    machine: &Machine,
+    cpu: impl Fn(String, bool) -> Choice,
+) -> Result<Choice> {
+    let adapters = &machine.adapters;
+    let mut aside = String::new();
+    if let Ok(found) = &machine.cuda {
+        match longwave_cuda::choose(found, device) {
+            Ok(info) => {
+                let why = format!("auto picks cuda: {} ({})", info.name, info.driver);
+                return Ok(cuda(info, why, true));
+            }
+            Err(why) if device.is_none() => aside = format!("; cuda cannot be used: {why}"),
+            // It may be an adapter's.
+            Err(_) => {}
+        }
+    }
+    let matching = matching(device, adapters)?;
+    let hardware: Vec<usize> = matching
+        .iter()
+        .copied()
+        .filter(|&index| is_hardware(&adapters[index]))
+        .collect();
+    let software = names(&matching, adapters);
+    match (best(&hardware, adapters), device) {
+        (Some(index), _) => {
+            let info = &adapters[index];
+            let why = format!(
+                "auto picks wgpu: {} ({}, {}){aside}",
+                info.name,
+                info.kind.name(),
+                info.interface
+            );
+            Ok(wgpu(info, why, true))
+        }
+        (None, Some(device)) => {
+            bail!(
+                "--device {device}: {software} is a software adapter, which only --backend wgpu takes"
+            )
+        }
+        (None, None) if adapters.is_empty() => {
+            let why = format!("auto picks cpu: wgpu finds no GPU{aside}");
+            Ok(cpu(why, true))
+        }
+        (None, None) => {
+            let why = format!(
+                "auto picks cpu: there is no GPU, only a software adapter ({software}){aside}"
+            );
+            Ok(cpu(why, true))
+        }
+    }
+}
+
+fn cuda(info: &longwave_cuda::DeviceInfo, why: String, notable: bool) -> Choice {
+    Choice {
+        device: Device::Cuda(info.index),
+        name: info.name.clone(),
+        why,
+        notable,
     }
 }
 
@@ -305,21 +406,41 @@ mod tests {
         ]
     }
 
+    /// A machine with these adapters, and no CUDA.
+    fn machine(adapters: &[DeviceInfo]) -> Machine {
+        Machine {
+            cuda: Err("libcuda not found".into()),
+            adapters: adapters.to_vec(),
+        }
+    }
+
+    fn cuda_device(unusable: Option<&str>) -> longwave_cuda::DeviceInfo {
+        longwave_cuda::DeviceInfo {
+            index: 0,
+            name: "NVIDIA GeForce 4090".into(),
+            driver: "CUDA 13.0".into(),
+            capability: 89,
+            integrated: false,
+            shared_memory: 101_376,
+            unusable: unusable.map(Into::into),
+        }
+    }
+
     fn pick(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -> Device {
-        choose(backend, device, adapters)
+        choose(backend, device, &machine(adapters))
             .expect("there is one")
             .device
     }
 
     fn refusal(backend: BackendName, device: Option<&str>, adapters: &[DeviceInfo]) -> String {
-        choose(backend, device, adapters)
+        choose(backend, device, &machine(adapters))
             .expect_err("there is none")
             .to_string()
     }
 
     #[test]
     fn auto_takes_the_best_hardware_and_says_so() -> Result<()> {
-        let choice = choose(BackendName::Auto, None, &laptop())?;
+        let choice = choose(BackendName::Auto, None, &machine(&laptop()))?;
         assert_eq!(
             (choice.device.clone(), choice.notable),
             (Device::Wgpu(2), true)
@@ -333,9 +454,35 @@ mod tests {
     }
 
     #[test]
+    fn auto_prefers_cuda_where_it_can_be_used() -> Result<()> {
+        let mut machine = Machine {
+            cuda: Ok(vec![cuda_device(None)]),
+            adapters: laptop().to_vec(),
+        };
+        let choice = choose(BackendName::Auto, None, &machine)?;
+        assert_eq!((choice.device, choice.notable), (Device::Cuda(0), true));
+        assert!(choice.why.contains("4090"), "{}", choice.why);
+        let other = choose(BackendName::Auto, Some("3060"), &machine)?;
+        assert_eq!(other.device, Device::Wgpu(3));
+        machine.cuda = Ok(vec![cuda_device(Some("no compiler"))]);
+        let choice = choose(BackendName::Auto, None, &machine)?;
+        assert_eq!(choice.device, Device::Wgpu(2));
+        assert!(choice.why.contains("no compiler"), "{}", choice.why);
+        let error = choose(BackendName::Cuda, None, &machine).expect_err("it cannot be used");
+        assert!(error.to_string().contains("no compiler"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn cuda_says_what_is_missing() {
+        let error = refusal(BackendName::Cuda, None, &[]);
+        assert_eq!(error, "cuda: libcuda not found");
+    }
+
+    #[test]
     fn auto_never_takes_a_software_adapter() -> Result<()> {
         let only_software = &laptop()[..1];
-        let choice = choose(BackendName::Auto, None, only_software)?;
+        let choice = choose(BackendName::Auto, None, &machine(only_software))?;
         assert_eq!((choice.device, choice.notable), (Device::Cpu, true));
         assert!(choice.why.contains("llvmpipe"), "{}", choice.why);
         assert_eq!(pick(BackendName::Auto, None, &[]), Device::Cpu);
@@ -346,7 +493,7 @@ mod tests {
     #[test]
     fn wgpu_falls_back_to_software_and_says_so() -> Result<()> {
         assert_eq!(pick(BackendName::Wgpu, None, &laptop()), Device::Wgpu(2));
-        let choice = choose(BackendName::Wgpu, None, &laptop()[..1])?;
+        let choice = choose(BackendName::Wgpu, None, &machine(&laptop()[..1]))?;
         assert_eq!((choice.device, choice.notable), (Device::Wgpu(0), true));
         assert!(choice.why.contains("software"), "{}", choice.why);
         assert!(refusal(BackendName::Wgpu, None, &[]).contains("no adapter"));

@@ -24,14 +24,18 @@ impl DevicesArguments {
     /// # Errors
     /// Standard output cannot be written.
     pub fn execute(&self) -> Result<ExitCode> {
-        let devices = backend::devices();
+        let (devices, missing) = backend::devices();
         let choice = Choice::of(BackendName::Auto, None)?;
         let mut output = Output::stdout();
         if self.json {
             let list: Vec<Value> = devices.iter().map(as_json).collect();
             let auto =
                 json!({ "backend": choice.backend(), "device": choice.name, "why": choice.why });
-            output.json(&json!({ "devices": list, "auto": auto }))?;
+            let missing = missing
+                .iter()
+                .map(|(backend, why)| json!({ "backend": backend, "why": why }));
+            let missing: Vec<Value> = missing.collect();
+            output.json(&json!({ "devices": list, "missing": missing, "auto": auto }))?;
             return Ok(ExitCode::SUCCESS);
         }
         for device in &devices {
@@ -44,6 +48,9 @@ impl DevicesArguments {
             for line in describe(device).lines() {
                 output.line(format_args!("  {line}"))?;
             }
+        }
+        for (backend, why) in &missing {
+            output.line(format_args!("{backend}: {why}"))?;
         }
         output.line(&choice.why)?;
         Ok(ExitCode::SUCCESS)

@@ -141,6 +141,7 @@ fn matmul_cases(
 fn subjects() -> Vec<(&'static str, Subject)> {
     let forced = |force: Force| adapter::wgpu_with(|options| options.force = force);
     vec![
+        ("cuda", adapter::cuda()),
         ("wgpu", adapter::wgpu()),
         (
             "wgpu without subgroups",

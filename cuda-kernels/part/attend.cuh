@@ -1,0 +1,104 @@
+// Attention: tokens of views, weights, and splits of a view that different blocks attend to.
+#pragma once
+#include "part/math.cuh"
+
+constexpr float LOG2_E = 1.4426950408889634f;
+// Stands for the largest score where there was none: above LEAST, so that masked scores weigh nothing, and below every score.
+constexpr float UNSEEN = -1e28f;
+// Weights refer to a number that follows the largest score once that exceeds it by so much, in units of log2: they fit f16.
+constexpr float SLACK = 10.0f;
+// The least sum of weights to divide by.
+constexpr float LEAST_WEIGHT = 1e-30f;
+
+__device__ inline float power_of_two(float exponent) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
+    return power;
+}
+
+__device__ inline float4 scaled(float4 value, float by) { return make_float4(value.x * by, value.y * by, value.z * by, value.w * by); }
+
+// What f16 leaves of a number: both as f16 make nearly the whole.
+__device__ inline float minor_part(float value) { return value - f32_of(f16_of(value)); }
+
+__device__ inline float4 minor_part(float4 value) {
+    return make_float4(minor_part(value.x), minor_part(value.y), minor_part(value.z), minor_part(value.w));
+}
+
+// The slots of a view's tokens.
+struct ViewSlots {
+    const u32* entries;
+    // An entry's tokens, as a power of two.
+    u32 run_bits;
+
+    __device__ ViewSlots(ViewDesc view, const u32* all) : entries(all + view.first), run_bits(__ffs(view.run) - 1) {}
+
+    __device__ u32 operator[](u32 token) const {
+        return entry_index(entries[token >> run_bits]) << run_bits | (token & ((1u << run_bits) - 1u));
+    }
+};
+
+// Whether neither neighbour of a row reads its view.
+__device__ inline bool is_lone(const RowDesc* rows, u32 row, u32 row_count) {
+    u32 view = rows[row].view;
+    return (row == 0 || rows[row - 1].view != view) && (row + 1 >= row_count || rows[row + 1].view != view);
+}
+
+// Tokens of each of a view's splits but the last, a multiple of `unit`.
+__device__ inline u32 split_tokens(u32 length, u32 splits, u32 unit) {
+    return max(round_up(ceil_div(length, splits), unit), unit);
+}
+
+// How many of the blocks that share a view have done their split of it, by place. Modules are loaded with zeros and every launch leaves zeros, so
+// that none has to be written before; launches of one kernel must not run at the same time.
+__device__ u32 arrivals[4096];
+
+// Whether the block is the last of `blocks` to arrive at a place, and so sees what the others wrote. All threads take part.
+__device__ inline bool is_last_block(u32 place, u32 blocks) {
+    __shared__ u32 arrived;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        arrived = atomicAdd(&arrivals[place], 1u) + 1;
+        if (arrived == blocks) arrivals[place] = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return arrived == blocks;
+}
+
+// Four elements of a query's result from those of its splits: `sums` holds [query][split][quad], `stats` [query][split] as what weights refer to
+// and their sum.
+__device__ inline float4 merge_splits(const float4* sums, const float2* stats, u64 query, u32 splits, u32 used, u32 quads, u32 quad) {
+    // Splits that are loaded at once.
+    constexpr u32 LOADS = 16;
+    stats += query * splits;
+    sums += query * splits * quads + quad;
+    float largest = LEAST;
+    float weight = 0.0f;
+    float4 value = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (u32 first = 0; first < used; first += LOADS) {
+        float2 stat[LOADS];
+        float4 sum[LOADS];
+#pragma unroll
+        for (u32 i = 0; i < LOADS; i++) {
+            u32 split = min(first + i, used - 1);
+            stat[i] = __ldcg(stats + split);
+            sum[i] = __ldcg(sums + u64(split) * quads);
+        }
+        float fresh = largest;
+#pragma unroll
+        for (u32 i = 0; i < LOADS; i++) fresh = fmaxf(fresh, stat[i].x);
+        float keep = power_of_two(largest - fresh);
+        largest = fresh;
+        weight *= keep;
+        value = scaled(value, keep);
+#pragma unroll
+        for (u32 i = 0; i < LOADS; i++) {
+            float factor = first + i < used ? power_of_two(stat[i].x - largest) : 0.0f;
+            weight += factor * stat[i].y;
+            value = make_float4(value.x + factor * sum[i].x, value.y + factor * sum[i].y, value.z + factor * sum[i].z, value.w + factor * sum[i].w);
+        }
+    }
+    return scaled(value, 1.0f / fmaxf(weight, LEAST_WEIGHT));
+}

@@ -1,0 +1,97 @@
+//! `attend`, rows one by one: a block for a split of a row's view and up to eight query heads of a key head.
+
+use longwave_contract::BackendError;
+use longwave_contract::op::Attend;
+
+use super::attend::{Costs, arguments, splits};
+use super::{AttendKernel, Context, Dispatch, dispatch, unsupported};
+
+/// Tokens that a block takes at a time: 16 for each of four warps.
+const STEP: u32 = 64;
+/// Elements of a head that there are kernels for.
+const DIMS: [(u32, &str); 4] = [(64, "64"), (128, "128"), (256, "256"), (512, "512")];
+/// A second look at what was summed takes as long as a step, and as one more for every 16 splits.
+const COSTS: Costs = Costs {
+    block: 1.0,
+    merge: 1.0 / 16.0,
+};
+/// Blocks at most where most rows may be served elsewhere: those have blocks that leave at once.
+const LONE_BLOCKS: u64 = 4096;
+
+/// The kernel's element count of a head.
+fn dim(head_dim: u32) -> Option<(u32, &'static str)> {
+    DIMS.into_iter().find(|(dim, _)| head_dim <= *dim)
+}
+
+/// Blocks that a processor holds by the registers that they take.
+fn held(dim: u32, queries: u32) -> u32 {
+    match (dim, queries) {
+        (64, _) => 4,
+        (128, 4) => 3,
+        _ => 2,
+    }
+}
+
+/// # Errors
+/// [`BackendError::Unsupported`] for heads beyond 512 elements, and grids that are too large.
+pub(super) fn launch(
+    op: &Attend,
+    lone: bool,
+    context: &Context<'_>,
+) -> Result<Dispatch, BackendError> {
+    let name = Attend::NAME;
+    let head_dim = op.shape.head_dim;
+    let (dim, dim_name) = dim(head_dim).ok_or_else(|| unsupported(name, "long heads"))?;
+    let group = op.heads() / op.shape.kv_heads;
+    let (queries, queries_name) = if group <= 4 { (4, "4") } else { (8, "8") };
+    let blocks = group.div_ceil(queries);
+    let of_row = u64::from(op.shape.kv_heads) * u64::from(blocks);
+    let x = u64::from(op.q.rows) * of_row;
+    if x > i32::MAX as u64 {
+        return Err(unsupported(name, format!("a grid of {x} blocks")));
+    }
+    // No more rows than views are without a neighbour of the same view, but for odd cases.
+    let rows = match lone {
+        true => op.q.rows.min(op.views.rows),
+        false => op.q.rows,
+    };
+    let slots = u64::from(context.processors * held(dim, queries));
+    let steps = op.longest.div_ceil(STEP);
+    let chosen = match lone && x > LONE_BLOCKS / 2 {
+        true => 1,
+        false => splits(u64::from(rows) * of_row, slots, steps, &COSTS),
+    };
+    let splits = match context.force.attend {
+        Some(AttendKernel::Head) => 1,
+        Some(AttendKernel::Split) if x <= LONE_BLOCKS => chosen.max(2),
+        _ if lone => chosen.min((LONE_BLOCKS / x).max(1) as u32),
+        _ => chosen,
+    };
+    let mut arguments = arguments(op, splits, lone);
+    arguments.push(("blocks", blocks.into()));
+    dispatch(
+        "attend_split",
+        &[
+            ("DIM", dim_name),
+            ("WHOLE", if head_dim == dim { "true" } else { "false" }),
+            ("QUERIES", queries_name),
+        ],
+        &arguments,
+        [x as u32, splits, 1],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_head_has_a_kernel_that_holds_it() {
+        for head_dim in (8..=512).step_by(8) {
+            let (dim, name) = dim(head_dim).expect("a kernel");
+            assert!(dim >= head_dim && name.parse() == Ok(dim));
+        }
+        assert_eq!(dim(520), None);
+        assert_eq!(dim(80), Some((128, "128")));
+    }
+}

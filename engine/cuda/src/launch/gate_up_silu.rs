@@ -1,0 +1,77 @@
+//! `gate_up_silu`: the norm into scratch 0, then both products at once, by tensor cores with the gate; otherwise gate and up into scratch 1 and 2,
+//! and then the product of `silu(gate)` and `up`. All in one for one row.
+
+use longwave_contract::BackendError;
+use longwave_contract::op::GateUpSilu;
+
+use super::matmul::{self, Matmul, Product};
+use super::rms_norm::{self, RmsNorm};
+use super::{Argument, Context, Dispatch, MatmulKernel, dispatch, one_row};
+
+/// Quads of elements that a block computes.
+const QUADS: u64 = 256;
+
+/// # Errors
+/// As the matrix products.
+pub(super) fn launch(
+    op: &GateUpSilu,
+    context: &Context<'_>,
+) -> Result<Vec<Dispatch>, BackendError> {
+    if context.force.matmul.is_none() && one_row::gate_up_serves(op) {
+        return Ok(vec![one_row::gate_up_silu(op, context)?]);
+    }
+    let rows = op.out.rows;
+    let kernel = matmul::chosen(GateUpSilu::NAME, rows, &[op.w_gate, op.w_up], context)?;
+    let norm = RmsNorm {
+        x: op.x,
+        select: None,
+        norm: op.norm,
+        epsilon: op.epsilon,
+        count: op.count,
+        rows,
+    };
+    let (normalise, a) = rms_norm::launch(&norm, kernel)?;
+    let whole = kernel == MatmulKernel::Tile && op.w_gate.dtype == op.w_up.dtype;
+    let scratch = |index| Argument::Scratch {
+        index,
+        bytes: op.out.bytes(),
+    };
+    let (gate, up) = match whole {
+        true => (op.out.into(), Argument::Absent),
+        false => (scratch(1), scratch(2)),
+    };
+    let product = |weight, y| Product {
+        weight,
+        bias: None,
+        y,
+    };
+    let matmul = Matmul {
+        products: &[product(op.w_gate, gate), product(op.w_up, up)],
+        a,
+        count: op.count,
+        rows,
+        add: false,
+        kernel,
+    };
+    if whole {
+        return Ok(vec![normalise, matmul::gated(&matmul, context)?]);
+    }
+    let mut dispatches = vec![normalise];
+    dispatches.extend(matmul::launch(&matmul, context)?);
+    let pitch = op.out.cols.div_ceil(4);
+    let quads = u64::from(rows) * u64::from(pitch);
+    dispatches.push(dispatch(
+        "gate_up_silu",
+        &[],
+        &[
+            ("gate", gate),
+            ("up", up),
+            ("count", op.count.into()),
+            ("out", op.out.into()),
+            ("capacity", rows.into()),
+            ("pitch", pitch.into()),
+        ],
+        [quads.div_ceil(QUADS) as u32, 1, 1],
+    )?);
+    Ok(dispatches)
+}

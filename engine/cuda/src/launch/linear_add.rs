@@ -1,0 +1,38 @@
+//! `linear_add`: one matrix product that adds to its output.
+
+use longwave_contract::BackendError;
+use longwave_contract::op::LinearAdd;
+
+use super::matmul::{self, Matmul, Product};
+use super::{Context, Dispatch, one_row};
+
+/// # Errors
+/// As the matrix product.
+pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let (name, rows) = (LinearAdd::NAME, op.x.rows);
+    if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {
+        let (weight, bias) = (op.weight, op.bias);
+        let product = one_row::product(
+            name, weight, op.a, None, bias, op.count, op.x, true, context,
+        )?;
+        return Ok(vec![product]);
+    }
+    let kernel = matmul::chosen(name, rows, &[op.weight], context)?;
+    let (convert, a) = matmul::factor(op.a, op.count, kernel)?;
+    let product = Product {
+        weight: op.weight,
+        bias: op.bias,
+        y: op.x.into(),
+    };
+    let matmul = Matmul {
+        products: &[product],
+        a,
+        count: op.count,
+        rows,
+        add: true,
+        kernel,
+    };
+    let mut dispatches = Vec::from_iter(convert);
+    dispatches.extend(matmul::launch(&matmul, context)?);
+    Ok(dispatches)
+}

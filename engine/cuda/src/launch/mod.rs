@@ -1,0 +1,262 @@
+//! Which kernels serve an op, with which numbers and grids.
+//!
+//! One file per op, and beside them files that several ops use. What comes out is a list of [`Dispatch`]es: names and numbers, no driver.
+//! The choice follows from shapes and [`Caps`] alone, so that it is tested without a device.
+//!
+//! An operand that is absent (a bias, a head norm) is passed as a null address.
+
+mod activate;
+mod attend;
+mod attend_split;
+mod attend_tile;
+mod embed;
+mod gate_up_silu;
+mod latent;
+mod linear;
+mod linear_add;
+mod matmul;
+mod norm_linear;
+mod observe;
+mod one_row;
+mod pack;
+mod qkv_rope_append;
+mod refer;
+mod reside;
+mod rms_norm;
+mod rope;
+mod sample;
+mod select;
+mod unpack;
+
+use longwave_contract::{BackendError, Caps, Op, Tensor};
+use longwave_cuda_kernels::{Kernel, Kind};
+
+use crate::BACKEND;
+use crate::fault::internal;
+use crate::product::ProductShape;
+
+/// One launch.
+#[derive(Clone, Debug)]
+pub(crate) enum Launch {
+    /// Of a kernel.
+    Kernel(Dispatch),
+    /// Of cuBLASLt.
+    Product {
+        /// What is multiplied.
+        shape: ProductShape,
+        /// Input, weights and output.
+        matrices: [Argument; 3],
+    },
+}
+
+impl From<Dispatch> for Launch {
+    fn from(dispatch: Dispatch) -> Self {
+        Launch::Kernel(dispatch)
+    }
+}
+
+/// One launch of one kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Dispatch {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// The value of each of its macros, in the kernel's order.
+    pub variant: Vec<&'static str>,
+    /// What it is passed, in the kernel's order.
+    pub arguments: Vec<Argument>,
+    /// Blocks along each axis.
+    pub grid: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+}
+
+/// What a kernel is passed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Argument {
+    /// The address of a tensor's first row.
+    Tensor(Tensor),
+    /// An operand that is absent: the null address.
+    Absent,
+    /// The address of the working memory `index`, of which the first `bytes` are used. What one op leaves there the next may overwrite.
+    Scratch {
+        /// Number of the buffer within the op.
+        index: usize,
+        /// Bytes that the dispatch uses.
+        bytes: u64,
+    },
+    /// A number.
+    U32(u32),
+    /// A number.
+    F32(f32),
+}
+
+impl From<u32> for Argument {
+    fn from(value: u32) -> Self {
+        Argument::U32(value)
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Argument::F32(value)
+    }
+}
+
+impl From<Tensor> for Argument {
+    fn from(tensor: Tensor) -> Self {
+        Argument::Tensor(tensor)
+    }
+}
+
+impl From<Option<Tensor>> for Argument {
+    fn from(tensor: Option<Tensor>) -> Self {
+        tensor.map_or(Argument::Absent, Argument::Tensor)
+    }
+}
+
+/// Which kernel a matrix product takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatmulKernel {
+    /// One pass over the weights for up to eight rows.
+    Row,
+    /// Tiles of rows and outputs, multiplied by tensor cores.
+    Tile,
+}
+
+/// Which kernel attention takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttendKernel {
+    /// A row and a key head at a time, each by one block.
+    Head,
+    /// A row and a key head at a time, each by several blocks that share its view.
+    Split,
+    /// Up to 128 queries at a time, which share the reads of a view.
+    Tile,
+}
+
+/// Variants that a test asks for; what is left out is chosen from shapes and capabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Force {
+    /// The kernel of every matrix product.
+    pub matmul: Option<MatmulKernel>,
+    /// The kernel of every attention that it can serve.
+    pub attend: Option<AttendKernel>,
+}
+
+/// What the choice of kernels depends on besides the op.
+pub(crate) struct Context<'a> {
+    /// What the device can do.
+    pub caps: &'a Caps,
+    /// Its compute capability, times ten.
+    pub capability: u32,
+    /// Its multiprocessors.
+    pub processors: u32,
+    /// Whether cuBLASLt is there.
+    pub products: bool,
+    /// What tests ask for.
+    pub force: Force,
+}
+
+/// The launches that serve an op, in order.
+///
+/// # Errors
+/// [`BackendError::Unsupported`] when no kernel serves these shapes on this device.
+pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+    let dispatches = match op {
+        Op::Attend(op) => attend::launch(op, context),
+        Op::Embed(op) => embed::launch(op, context),
+        Op::Refer(op) => refer::launch(op, context),
+        Op::Pack(op) => pack::launch(op, context),
+        Op::Unpack(op) => unpack::launch(op, context),
+        Op::Rope(op) => rope::launch(op, context),
+        Op::Activate(op) => activate::launch(op, context),
+        Op::Observe(op) => observe::launch(op, context),
+        Op::Reside(op) => reside::launch(op, context),
+        Op::Sample(op) => sample::launch(op, context),
+        Op::Select(op) => select::launch(op, context),
+        Op::QkvRopeAppend(op) => qkv_rope_append::launch(op, context),
+        Op::Linear(op) => linear::launch(op, context),
+        Op::LinearAdd(op) => linear_add::launch(op, context),
+        Op::GateUpSilu(op) => gate_up_silu::launch(op, context),
+        Op::NormLinear(op) => norm_linear::launch(op, context),
+    }?;
+    Ok(dispatches.into_iter().map(Launch::from).collect())
+}
+
+fn unsupported(op: &'static str, why: impl Into<String>) -> BackendError {
+    BackendError::Unsupported {
+        op,
+        backend: BACKEND,
+        why: why.into(),
+    }
+}
+
+/// A launch of the kernel `name` on `grid`, with the values of its macros and what it is passed, each by name: every one must be given, and none
+/// that does not exist.
+///
+/// # Errors
+/// [`BackendError::Internal`] otherwise: a defect of the op's file.
+fn dispatch(
+    name: &str,
+    variant: &[(&str, &str)],
+    arguments: &[(&str, Argument)],
+    grid: [u32; 3],
+) -> Result<Dispatch, BackendError> {
+    let fail = |why: String| internal(format!("{name}: {why}"));
+    let kernel = longwave_cuda_kernels::kernel(name)
+        .ok_or_else(|| fail("there is no such kernel".into()))?;
+    let known = |given: &str| kernel.variants.iter().any(|variant| variant.name == given);
+    if let Some((other, _)) = variant.iter().find(|(given, _)| !known(given)) {
+        return Err(fail(format!("there is no macro `{other}`")));
+    }
+    let known = |given: &str| kernel.params.iter().any(|param| param.name == given);
+    if let Some((other, _)) = arguments.iter().find(|(given, _)| !known(given)) {
+        return Err(fail(format!("there is no parameter `{other}`")));
+    }
+    let value = |of: &longwave_cuda_kernels::Variant| {
+        let given = variant.iter().find(|(given, _)| *given == of.name);
+        let (_, value) = given.ok_or_else(|| fail(format!("no value of {}", of.name)))?;
+        let known = of.values.iter().find(|known| *known == value);
+        let unknown = || fail(format!("{} cannot be {value}", of.name));
+        known.copied().ok_or_else(unknown)
+    };
+    let argument = |param: &longwave_cuda_kernels::Param| {
+        let given = arguments.iter().find(|(given, _)| *given == param.name);
+        let (_, argument) = given.ok_or_else(|| fail(format!("no `{}`", param.name)))?;
+        let fits = match argument {
+            Argument::U32(_) => param.kind == Kind::U32,
+            Argument::F32(_) => param.kind == Kind::F32,
+            _ => matches!(param.kind, Kind::Pointer { .. }),
+        };
+        let unfit = || fail(format!("`{}` has another type", param.name));
+        fits.then_some(*argument).ok_or_else(unfit)
+    };
+    Ok(Dispatch {
+        kernel,
+        variant: kernel
+            .variants
+            .iter()
+            .map(value)
+            .collect::<Result<_, _>>()?,
+        arguments: kernel
+            .params
+            .iter()
+            .map(argument)
+            .collect::<Result<_, _>>()?,
+        grid,
+        shared: 0,
+    })
+}
+
+/// The value of the macro WEIGHT for weights of a tensor's type.
+fn weight(tensor: Tensor) -> &'static str {
+    use longwave_contract::DType;
+    match tensor.dtype {
+        DType::Q4 => "Q4",
+        DType::Q8G32 => "Q8G32",
+        DType::Q8G16 => "Q8G16",
+        DType::Q8G32M => "Q8G32M",
+        // Checks of ops let no other type be a weight.
+        DType::F16 | DType::F32 | DType::U32 => "F16",
+    }
+}

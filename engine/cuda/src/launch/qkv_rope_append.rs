@@ -1,0 +1,123 @@
+//! `qkv_rope_append`: the norm into scratch 0; q, k and v with their biases into scratch 1, 2 and 3; then head norms, rotary embedding, the cache
+//! and the staged rows. For one row, one launch makes the products, and all of the op where there are no head norms.
+
+use longwave_contract::kv::KeySpace;
+use longwave_contract::op::QkvRopeAppend;
+use longwave_contract::{BackendError, Tensor};
+
+use super::matmul::{self, Matmul, Product};
+use super::rms_norm::{self, RmsNorm};
+use super::{Argument, Context, Dispatch, dispatch, one_row, unsupported};
+
+/// Elements of a head that the kernel has room for.
+const HEAD_LIMIT: u32 = 256;
+/// Heads of a block.
+const HEADS: u32 = 4;
+
+/// # Errors
+/// As the matrix products; [`BackendError::Unsupported`] for heads of more than 256 elements.
+pub(super) fn launch(
+    op: &QkvRopeAppend,
+    context: &Context<'_>,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let chosen = context.force.matmul.is_none();
+    if chosen && one_row::qkv_serves(op) {
+        return one_row::qkv_rope_append(op, context);
+    }
+    let head_dim = op.shape.head_dim;
+    if head_dim > HEAD_LIMIT {
+        let why = format!("heads of {head_dim} elements");
+        return Err(unsupported(QkvRopeAppend::NAME, why));
+    }
+    let output = |weight: Tensor, index| {
+        let row_bytes = 4 * u64::from(weight.rows.next_multiple_of(4));
+        let bytes = u64::from(op.x.rows) * row_bytes;
+        Argument::Scratch { index, bytes }
+    };
+    let outputs = [output(op.w_q, 1), output(op.w_k, 2), output(op.w_v, 3)];
+    let mut dispatches = match chosen && one_row::qkv_products_serves(op) {
+        true => vec![one_row::qkv_products(op, outputs, context)?],
+        false => several(op, outputs, context)?,
+    };
+    dispatches.push(append(op, outputs)?);
+    Ok(dispatches)
+}
+
+/// The norm, and the products with their biases into `outputs`.
+fn several(
+    op: &QkvRopeAppend,
+    outputs: [Argument; 3],
+    context: &Context<'_>,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let rows = op.x.rows;
+    let weights = [op.w_q, op.w_k, op.w_v];
+    let kernel = matmul::chosen(QkvRopeAppend::NAME, rows, &weights, context)?;
+    let norm = RmsNorm {
+        x: op.x,
+        select: None,
+        norm: op.norm,
+        epsilon: op.epsilon,
+        count: op.count,
+        rows,
+    };
+    let (normalise, a) = rms_norm::launch(&norm, kernel)?;
+    let biases = [op.b_q, op.b_k, op.b_v];
+    let products = [0, 1, 2].map(|index| Product {
+        weight: weights[index],
+        bias: biases[index],
+        y: outputs[index],
+    });
+    let matmul = Matmul {
+        products: &products,
+        a,
+        count: op.count,
+        rows,
+        add: false,
+        kernel,
+    };
+    let mut dispatches = vec![normalise];
+    dispatches.extend(matmul::launch(&matmul, context)?);
+    Ok(dispatches)
+}
+
+/// What follows the products, which are in `inputs`.
+fn append(op: &QkvRopeAppend, inputs: [Argument; 3]) -> Result<Dispatch, BackendError> {
+    let (rows, head_dim, kv_heads) = (op.x.rows, op.shape.head_dim, op.shape.kv_heads);
+    let heads = op.q.cols / head_dim;
+    let unroped = op.space == KeySpace::Unroped;
+    let [q_in, k_in, v_in] = inputs;
+    dispatch(
+        "qkv_rope_append",
+        &[],
+        &[
+            ("q_in", q_in),
+            ("k_in", k_in),
+            ("v_in", v_in),
+            ("q_norm", op.q_norm.into()),
+            ("k_norm", op.k_norm.into()),
+            ("rope", op.rope.into()),
+            ("rows", op.rows.into()),
+            ("count", op.count.into()),
+            ("q_out", op.q.into()),
+            ("kv", op.kv.into()),
+            ("staged", op.staged.into()),
+            ("capacity", rows.into()),
+            ("heads", heads.into()),
+            ("kv_heads", kv_heads.into()),
+            ("head_dim", head_dim.into()),
+            ("unroped", u32::from(unroped).into()),
+            ("rope_rows", op.rope.rows.into()),
+            ("rope_pitch", head_dim.next_multiple_of(4).into()),
+            ("q_pitch", op.q.cols.next_multiple_of(4).into()),
+            ("kv_in_pitch", op.shape.width().next_multiple_of(4).into()),
+            ("kv_pitch", ((op.shape.raw_bytes() / 2) as u32).into()),
+            ("slots", op.kv.rows.into()),
+            (
+                "staged_rows",
+                op.staged.map_or(0, |staged| staged.rows).into(),
+            ),
+            ("epsilon", op.epsilon.into()),
+        ],
+        [rows, (heads + 2 * kv_heads).div_ceil(HEADS), 1],
+    )
+}
