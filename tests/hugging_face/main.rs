@@ -3,6 +3,7 @@
 
 mod compress;
 mod directory;
+mod moved;
 mod network;
 mod random;
 mod reference;
@@ -403,7 +404,7 @@ fn no_room() -> Result<()> {
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (name, spec) in specs() {
-        for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+        for (backend, subject) in adapter::all() {
             let spec = spec.clone();
             trials.push(trial::with(
                 format!("{name} on {backend}"),
@@ -412,7 +413,7 @@ fn main() -> ExitCode {
             ));
         }
     }
-    for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+    for (backend, subject) in adapter::all() {
         let name = format!("llama with omnikv on {backend}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             let (spec, sparse) = sparse();
@@ -437,7 +438,7 @@ fn main() -> ExitCode {
         head_norm: true,
         ..Spec::default()
     };
-    for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+    for (backend, subject) in adapter::all() {
         for spec in [Spec::default(), biased.clone(), normed.clone()] {
             let name = format!("identity codec of {} on {backend}", spec.architecture);
             trials.push(trial::with(name, subject.clone(), move |subject| {
@@ -480,6 +481,19 @@ fn main() -> ExitCode {
             compress::company(&subject, &Spec::default())
         }));
     }
+    for (from, left) in adapter::all() {
+        for (to, right) in adapter::all().into_iter().filter(|(to, _)| *to != from) {
+            let both = left.clone().and_then(|left| Ok((left, right?)));
+            let name = format!("a sequence of {from} goes on on {to}");
+            trials.push(trial::with(name, both, |(left, right)| {
+                moved::goes_on(&left, &right)
+            }));
+        }
+        let name = format!("snapshots that do not fit on {from}");
+        trials.push(trial::with(name, left, |subject| {
+            moved::misfits_are_refused(&subject)
+        }));
+    }
     trials.push(trial::with("codec files", Ok(()), |()| {
         compress::codec_files()
     }));
@@ -488,7 +502,7 @@ fn main() -> ExitCode {
         Ok(()),
         |()| no_table(),
     ));
-    for (backend, subject) in [("cpu", Ok(adapter::cpu())), ("wgpu", adapter::wgpu())] {
+    for (backend, subject) in adapter::all() {
         let name = format!("random weights on {backend}");
         trials.push(trial::with(name, subject, |subject| {
             random::seeds_decide(&subject)

@@ -9,6 +9,7 @@ mod feed;
 mod layers;
 mod plans;
 mod resident;
+mod snapshot;
 mod step;
 mod tables;
 
@@ -32,6 +33,7 @@ pub(crate) use layers::Probe;
 use layers::Probing;
 use plans::Plans;
 use resident::Resident;
+pub use snapshot::{LayerSnapshot, Snapshot};
 use tables::Tables;
 
 /// What an engine is made for.
