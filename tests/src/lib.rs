@@ -3,6 +3,8 @@
 //! | rung | question | truth | needs |
 //! | --- | --- | --- | --- |
 //! | 0 `structure`, `layout`, `properties` | are kernels valid, do layouts agree, do checks and allocators hold? | naga, the contract | nothing |
+//! | 0 `cuda` | does every CUDA kernel compile? | the compiler | NVRTC |
+//! | 1 `conformance` | does a backend keep what the trait says of buffers, plans and threads? | the contract, sums in f64 | for cuda and wgpu, a device |
 //! | 1 `op` | does an op match on another backend? | the CPU reference | an adapter |
 //! | 2 `trace` | which op of a real step diverges first? | the CPU reference | an adapter, a model |
 //! | 3 `logits` | are the logits right? | golden files of an independent implementation | a model |

@@ -256,6 +256,12 @@ impl Rig {
         order
     }
 
+    /// Gives a tensor's buffer back before the others.
+    pub fn free(&mut self, tensor: Tensor) {
+        self.owned
+            .retain(|allocation| allocation.id() != tensor.buffer);
+    }
+
     /// What a tensor holds, as bytes with row padding.
     pub fn read(&self, tensor: Tensor) -> Result<Vec<u8>> {
         let mut bytes = vec![0; tensor.bytes() as usize];

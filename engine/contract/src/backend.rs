@@ -177,7 +177,7 @@ pub trait Backend: Send + Sync {
     /// Waits until a run, and all before it, have ended.
     ///
     /// # Errors
-    /// What the run failed with.
+    /// What the run failed with, and [`BackendError::BadHandle`] for one that never was.
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError>;
 
     /// Runs a plan to its end, op by op, and returns the nanoseconds that each op of its recording took on the device, in order. Together they

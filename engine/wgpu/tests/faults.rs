@@ -10,10 +10,6 @@ pub(super) const TRIALS: &[Case] = &[
         "faults: devices are listed and chosen",
         devices_are_listed_and_chosen,
     ),
-    (
-        "faults: the limit of memory is an error",
-        the_limit_of_memory_is_an_error,
-    ),
     ("faults: a lost device stays lost", a_lost_device_stays_lost),
     (
         "faults: a damaged file of kernels costs time only",
@@ -80,28 +76,6 @@ fn devices_are_listed_and_chosen() -> Outcome {
         }
         other => Err(format!("{other:?}").into()),
     }
-}
-
-fn the_limit_of_memory_is_an_error() -> Outcome {
-    let backend = open(|options| options.memory_limit = Some(1 << 20))?;
-    let half = BufferDesc::of("half", DType::F32, 128, 1024);
-    let first = backend.alloc(&half)?;
-    let second = backend.alloc(&half)?;
-    let third = backend.alloc(&half);
-    let expected = Err(BackendError::OutOfMemory {
-        backend: "wgpu",
-        label: "half".into(),
-        bytes: 1 << 19,
-    });
-    same(third, expected, "a third half")?;
-    // Reading and writing still work, and so does memory that was given back.
-    backend.write(first, 0, &[5; 1 << 19])?;
-    backend.free(second);
-    let second = backend.alloc(&half)?;
-    backend.copy((first, 0), (second, 0), 1 << 19)?;
-    let mut bytes = [0; 4];
-    backend.read(second, (1 << 19) - 4, &mut bytes)?;
-    same(bytes, [5; 4], "content")
 }
 
 fn a_lost_device_stays_lost() -> Outcome {

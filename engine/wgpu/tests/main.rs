@@ -1,4 +1,4 @@
-//! The backend on a real adapter: memory, plans, faults.
+//! The backend on a real adapter: what it alone has of memory, plans and faults. What every backend must do is in `tests/conformance`.
 //!
 //! Whether there is an adapter is known only at run time, so these trials run on a harness of their own: without one they show as ignored,
 //! with the reason. `LONGWAVE_TEST_DEVICE` names the device; otherwise it is the best one, a software one where there is no other.
