@@ -4,16 +4,26 @@
 // Shared: none.
 // Numerics: f32; the exponential is kept finite.
 //:threads 256
+//:variant INPUT = FLOAT | HALF
 #include "part/gated.cuh"
 #include "part/launch.cuh"
 
-// pitch: quads of a row.
+enum InputType { FLOAT, HALF };
+
+__device__ inline float4 load_quad(const void* from, u64 quad) {
+    if (INPUT == FLOAT) return static_cast<const float4*>(from)[quad];
+    uint2 halves = static_cast<const uint2*>(from)[quad];
+    return make_float4(f32_low(halves.x), f32_high(halves.x), f32_low(halves.y), f32_high(halves.y));
+}
+
+// pitch, in_pitch: quads of a row of the output, and of the inputs.
 extern "C" __global__ void __launch_bounds__(THREADS) gate_up_silu(
-    const float4* gate, const float4* up, const u32* count, float4* out, u32 capacity, u32 pitch) {
+    const void* gate, const void* up, const u32* count, float4* out, u32 capacity, u32 pitch, u32 in_pitch) {
     wait_for_inputs();
     release_dependents();
     u64 quad = u64(blockIdx.x) * THREADS + threadIdx.x;
     if (quad >= u64(min(*count, capacity)) * pitch) return;
-    float4 g = gate[quad], u = up[quad];
+    u64 from = in_pitch == pitch ? quad : quad / pitch * in_pitch + quad % pitch;
+    float4 g = load_quad(gate, from), u = load_quad(up, from);
     out[quad] = make_float4(gated(g.x, u.x), gated(g.y, u.y), gated(g.z, u.z), gated(g.w, u.w));
 }

@@ -12,10 +12,10 @@ constexpr u32 WARPS = THREADS / WARP;
 // Pairs of a lane, of heads of up to 256 elements.
 constexpr u32 PAIRS = 4;
 
-// q_pitch, kv_in_pitch: elements of a row of q, and of k or v as they enter. kv_pitch: elements of a row of the cache. q_norm, k_norm, staged: null
-// where absent. Rows whose slots do not exist are not stored.
+// q_pitch, kv_in_pitch: elements of a row of q, and of k or v as they enter. kv_pitch: elements of a row of the cache. b_q, b_k, b_v: null where they are
+// in the inputs already. q_norm, k_norm, staged: null where absent. Rows whose slots do not exist are not stored.
 extern "C" __global__ void __launch_bounds__(THREADS) qkv_rope_append(
-    const float* q_in, const float* k_in, const float* v_in, const float* q_norm, const float* k_norm, const float* rope,
+    const float* q_in, const float* k_in, const float* v_in, const float* b_q, const float* b_k, const float* b_v, const float* q_norm, const float* k_norm, const float* rope,
     const RowDesc* rows, const u32* count, float* q_out, f16* kv, f16* staged,
     u32 capacity, u32 heads, u32 kv_heads, u32 head_dim, u32 unroped, u32 rope_rows, u32 rope_pitch,
     u32 q_pitch, u32 kv_in_pitch, u32 kv_pitch, u32 slots, u32 staged_rows, float epsilon) {
@@ -30,6 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) qkv_rope_append(
     u32 place = is_query ? head : is_key ? head - heads : head - heads - kv_heads;
     const float* from = is_query ? q_in + u64(row) * q_pitch : (is_key ? k_in : v_in) + u64(row) * kv_in_pitch;
     from += place * head_dim;
+    const float* bias = is_query ? b_q : is_key ? b_k : b_v;
 
     // Pair i of a lane is of elements j = lane + 32 i and j + half.
     u32 half = head_dim / 2;
@@ -41,6 +42,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) qkv_rope_append(
         if (j >= half) continue;
         low[i] = from[j];
         high[i] = from[j + half];
+        if (bias) {
+            low[i] += bias[place * head_dim + j];
+            high[i] += bias[place * head_dim + j + half];
+        }
         squares += low[i] * low[i] + high[i] * high[i];
     }
     auto store_halves = [&](f16* to) {

@@ -356,16 +356,17 @@ impl Gpu {
         #[expect(unsafe_code, reason = "calls of the driver")]
         // SAFETY: the capture that was begun above.
         let graph = unsafe { result::stream::end_capture(self.stream) };
-        recorded?;
-        let graph = graph.map_err(failed)?;
+        let graph = graph.map_err(failed);
         #[expect(unsafe_code, reason = "calls of the driver")]
         // SAFETY: the graph is whole, and is not used after it was destroyed; its executable form does not need it.
-        let ready = unsafe {
+        let made = |graph| unsafe {
             let ready = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
-            ready
+            ready.map(Graph).map_err(failed)
         };
-        ready.map(Graph).map_err(failed)
+        // What was recorded goes back to the driver also where recording failed.
+        let ready = graph.and_then(made);
+        recorded.and(ready)
     }
 
     /// Runs a graph.

@@ -14,6 +14,8 @@ const HELD: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Submissions {
     newest: u64,
+    /// The last that is known to have ended.
+    ended: u64,
     under_way: VecDeque<(u64, Event)>,
     spare: Vec<Event>,
 }
@@ -46,10 +48,12 @@ impl Submissions {
         if serial > self.newest {
             return Err(bad_handle(format!("there has been no run {serial}")));
         }
-        let Some(place) = self.under_way.iter().position(|(held, _)| *held >= serial) else {
+        let place = self.under_way.iter().position(|(held, _)| *held >= serial);
+        let Some(place) = place.filter(|_| serial > self.ended) else {
             return Ok(());
         };
         gpu.wait(&self.under_way[place].1)?;
+        self.ended = self.under_way[place].0;
         let ended = self.under_way.drain(..=place).map(|(_, event)| event);
         self.spare.extend(ended);
         Ok(())

@@ -1,27 +1,24 @@
-//! `gate_up_silu`: the norm into scratch 0, then both products at once, by tensor cores with the gate; otherwise gate and up into scratch 1 and 2,
-//! and then the product of `silu(gate)` and `up`. All in one for one row.
+//! `gate_up_silu`: the norm into scratch 0, then both products at once, by our tensor-core kernel with the gate; otherwise gate and up into scratch 1
+//! and 2, and then the product of `silu(gate)` and `up`. All in one for one row.
 
 use longwave_contract::BackendError;
 use longwave_contract::op::GateUpSilu;
 
 use super::matmul::{self, Matmul, Product};
 use super::rms_norm::{self, RmsNorm};
-use super::{Argument, Context, Dispatch, MatmulKernel, dispatch, one_row};
+use super::{Argument, Context, Launch, MatmulKernel, dispatch, one_row};
 
 /// Quads of elements that a block computes.
 const QUADS: u64 = 256;
 
 /// # Errors
 /// As the matrix products.
-pub(super) fn launch(
-    op: &GateUpSilu,
-    context: &Context<'_>,
-) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &GateUpSilu, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
     if context.force.matmul.is_none() && one_row::gate_up_serves(op) {
-        return Ok(vec![one_row::gate_up_silu(op, context)?]);
+        return Ok(vec![one_row::gate_up_silu(op, context)?.into()]);
     }
     let rows = op.out.rows;
-    let kernel = matmul::chosen(GateUpSilu::NAME, rows, &[op.w_gate, op.w_up], context)?;
+    let kernel = matmul::chosen(GateUpSilu::NAME, rows, &[op.w_gate, op.w_up], true, context)?;
     let norm = RmsNorm {
         x: op.x,
         select: None,
@@ -32,9 +29,16 @@ pub(super) fn launch(
     };
     let (normalise, a) = rms_norm::launch(&norm, kernel)?;
     let whole = kernel == MatmulKernel::Tile && op.w_gate.dtype == op.w_up.dtype;
+    // What lies between is f16 where the library writes it: half the bytes.
+    let half = kernel == MatmulKernel::Library;
+    let in_pitch = match half {
+        true => op.out.cols.next_multiple_of(8),
+        false => op.out.cols.next_multiple_of(4),
+    };
+    let element = if half { 2 } else { 4 };
     let scratch = |index| Argument::Scratch {
         index,
-        bytes: op.out.bytes(),
+        bytes: u64::from(rows) * u64::from(in_pitch) * element,
     };
     let (gate, up) = match whole {
         true => (op.out.into(), Argument::Absent),
@@ -51,18 +55,22 @@ pub(super) fn launch(
         count: op.count,
         rows,
         add: false,
+        half,
         kernel,
     };
     if whole {
-        return Ok(vec![normalise, matmul::gated(&matmul, context)?]);
+        return Ok(vec![
+            normalise.into(),
+            matmul::gated(&matmul, context)?.into(),
+        ]);
     }
-    let mut dispatches = vec![normalise];
-    dispatches.extend(matmul::launch(&matmul, context)?);
+    let mut launches = vec![normalise.into()];
+    launches.extend(matmul::launch(&matmul, context)?);
     let pitch = op.out.cols.div_ceil(4);
     let quads = u64::from(rows) * u64::from(pitch);
-    dispatches.push(dispatch(
+    let silu = dispatch(
         "gate_up_silu",
-        &[],
+        &[("INPUT", if half { "HALF" } else { "FLOAT" })],
         &[
             ("gate", gate),
             ("up", up),
@@ -70,8 +78,10 @@ pub(super) fn launch(
             ("out", op.out.into()),
             ("capacity", rows.into()),
             ("pitch", pitch.into()),
+            ("in_pitch", (in_pitch / 4).into()),
         ],
         [quads.div_ceil(QUADS) as u32, 1, 1],
-    )?);
-    Ok(dispatches)
+    )?;
+    launches.push(silu.into());
+    Ok(launches)
 }

@@ -1,23 +1,23 @@
-//! `linear_add`: one matrix product that adds to its output.
+//! `linear_add`: one matrix product that adds to its output. cuBLASLt adds zeros to rows that do not count.
 
 use longwave_contract::BackendError;
 use longwave_contract::op::LinearAdd;
 
 use super::matmul::{self, Matmul, Product};
-use super::{Context, Dispatch, one_row};
+use super::{Context, Launch, one_row};
 
 /// # Errors
 /// As the matrix product.
-pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
     let (name, rows) = (LinearAdd::NAME, op.x.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {
         let (weight, bias) = (op.weight, op.bias);
         let product = one_row::product(
             name, weight, op.a, None, bias, op.count, op.x, true, context,
         )?;
-        return Ok(vec![product]);
+        return Ok(vec![product.into()]);
     }
-    let kernel = matmul::chosen(name, rows, &[op.weight], context)?;
+    let kernel = matmul::chosen(name, rows, &[op.weight], op.bias.is_none(), context)?;
     let (convert, a) = matmul::factor(op.a, op.count, kernel)?;
     let product = Product {
         weight: op.weight,
@@ -30,9 +30,10 @@ pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Dispat
         count: op.count,
         rows,
         add: true,
+        half: false,
         kernel,
     };
-    let mut dispatches = Vec::from_iter(convert);
-    dispatches.extend(matmul::launch(&matmul, context)?);
-    Ok(dispatches)
+    let mut launches: Vec<Launch> = convert.into_iter().map(Launch::from).collect();
+    launches.extend(matmul::launch(&matmul, context)?);
+    Ok(launches)
 }

@@ -3,7 +3,8 @@
 
 use longwave_contract::{BackendError, DType, Tensor};
 
-use super::{Argument, Context, Dispatch, MatmulKernel, dispatch, unsupported, weight};
+use super::{Argument, Context, Dispatch, Launch, MatmulKernel, dispatch, unsupported, weight};
+use crate::product::ProductShape;
 
 /// Rows that the row kernel takes at a time.
 const ROWS: u32 = 8;
@@ -43,6 +44,8 @@ pub(super) struct Matmul<'a> {
     pub rows: u32,
     /// Whether the products are added to what is in `y`.
     pub add: bool,
+    /// Whether the library writes f16, in rows of whole octets.
+    pub half: bool,
     /// The kernel, as [`chosen`].
     pub kernel: MatmulKernel,
 }
@@ -57,17 +60,21 @@ struct Shape {
     dtype: DType,
 }
 
-/// The kernel of products. The row kernel wastes nothing on few rows, but reads the weights once for every eight.
-fn select(shape: Shape, forced: Option<MatmulKernel>) -> Option<MatmulKernel> {
+/// The kernel of products. The row kernel wastes nothing on few rows, but reads the weights once for every eight. The `library`, where it may serve, is
+/// the fastest for what it can.
+fn select(shape: Shape, library: bool, forced: Option<MatmulKernel>) -> Option<MatmulKernel> {
+    let library = library && shape.dtype == DType::F16;
     match forced {
         _ if !shape.columns.is_multiple_of(STEP) => None,
+        Some(MatmulKernel::Library) if !library => Some(MatmulKernel::Tile),
         Some(forced) => Some(forced),
         None if shape.rows <= ROWS => Some(MatmulKernel::Row),
+        None if library => Some(MatmulKernel::Library),
         None => Some(MatmulKernel::Tile),
     }
 }
 
-/// The kernel of the products of one input with some weights.
+/// The kernel of the products of one input with some weights; `library` says whether the op can use what cuBLASLt makes.
 ///
 /// # Errors
 /// [`BackendError::Unsupported`] for columns that are not a multiple of 32.
@@ -75,6 +82,7 @@ pub(super) fn chosen(
     op: &'static str,
     rows: u32,
     weights: &[Tensor],
+    library: bool,
     context: &Context<'_>,
 ) -> Result<MatmulKernel, BackendError> {
     let weight = weights[0];
@@ -88,7 +96,9 @@ pub(super) fn chosen(
         let why = format!("weights {weight} have columns that are no multiple of {STEP}");
         unsupported(op, why)
     };
-    select(shape, context.force.matmul).ok_or_else(refuse)
+    let alike = weights.iter().all(|other| other.dtype == weight.dtype);
+    let library = library && alike && context.products;
+    select(shape, library, context.force.matmul).ok_or_else(refuse)
 }
 
 /// An op's input as its product takes it: as it is, or converted in scratch 0 by the launch that is returned.
@@ -130,7 +140,14 @@ pub(super) fn factor(
 pub(super) fn launch(
     matmul: &Matmul<'_>,
     context: &Context<'_>,
-) -> Result<Vec<Dispatch>, BackendError> {
+) -> Result<Vec<Launch>, BackendError> {
+    if matmul.kernel == MatmulKernel::Library {
+        return Ok(matmul
+            .products
+            .iter()
+            .map(|of| product(of, matmul))
+            .collect());
+    }
     let alike = |dtype: DType| {
         let products = matmul.products.iter().copied();
         products.filter(move |product| product.weight.dtype == dtype)
@@ -141,10 +158,31 @@ pub(super) fn launch(
     groups
         .filter(|products: &Vec<Product>| !products.is_empty())
         .map(|products| match matmul.kernel {
-            MatmulKernel::Row => row(&products, matmul, context),
-            MatmulKernel::Tile => tile("PLAIN", &products, matmul, context),
+            MatmulKernel::Row => row(&products, matmul, context).map(Launch::from),
+            _ => tile("PLAIN", &products, matmul, context).map(Launch::from),
         })
         .collect()
+}
+
+/// A product by the library.
+fn product(product: &Product, matmul: &Matmul<'_>) -> Launch {
+    let weight = product.weight;
+    let whole = if matmul.half { 8 } else { 4 };
+    Launch::Product {
+        shape: ProductShape {
+            rows: matmul.rows,
+            outputs: weight.rows,
+            columns: weight.cols,
+            pitches: [
+                weight.cols,
+                (weight.row_bytes() / 2) as u32,
+                weight.rows.next_multiple_of(whole),
+            ],
+            half: matmul.half,
+            add: matmul.add,
+        },
+        matrices: [matmul.a, weight.into(), product.y],
+    }
 }
 
 /// The launch of `silu(gate) .* up` by the tile kernel, of two weights of one type; what is written is the first product's.
@@ -345,11 +383,21 @@ mod tests {
     #[test]
     fn few_rows_take_the_row_kernel_and_many_the_tile_kernel() {
         let (row, tile) = (MatmulKernel::Row, MatmulKernel::Tile);
-        assert_eq!(select(shape(8, 4096, 4096), None), Some(row));
-        assert_eq!(select(shape(9, 4096, 4096), None), Some(tile));
-        assert_eq!(select(shape(1, 4096, 4096), Some(tile)), Some(tile));
-        assert_eq!(select(shape(100, 4096, 4096), Some(row)), Some(row));
-        assert_eq!(select(shape(100, 4096, 80), Some(row)), None);
+        let library = MatmulKernel::Library;
+        let chosen =
+            |rows, columns, there, forced| select(shape(rows, 4096, columns), there, forced);
+        assert_eq!(chosen(8, 4096, true, None), Some(row));
+        assert_eq!(chosen(9, 4096, false, None), Some(tile));
+        assert_eq!(chosen(9, 4096, true, None), Some(library));
+        assert_eq!(chosen(1, 4096, true, Some(tile)), Some(tile));
+        assert_eq!(chosen(100, 4096, true, Some(row)), Some(row));
+        assert_eq!(chosen(100, 4096, false, Some(library)), Some(tile));
+        assert_eq!(chosen(100, 80, true, Some(row)), None);
+        let codes = Shape {
+            dtype: DType::Q4,
+            ..shape(100, 4096, 4096)
+        };
+        assert_eq!(select(codes, true, None), Some(tile));
     }
 
     #[test]
@@ -414,16 +462,21 @@ mod tests {
                         count: tensor(DType::U32, 1, 1),
                         rows: 12,
                         add: false,
+                        half: false,
                         kernel,
                     };
                     let found = launch(&matmul, &context).expect("a launch");
-                    found.iter().map(|of| of.grid[0]).collect::<Vec<_>>()
+                    let grids = found.iter().filter_map(|launch| match launch {
+                        Launch::Kernel(dispatch) => Some(dispatch.grid[0]),
+                        Launch::Product { .. } => None,
+                    });
+                    grids.collect::<Vec<_>>()
                 };
                 let alike = [product(dtype, 640), product(dtype, 64), product(dtype, 65)];
                 // Sixteen outputs a block for eight rows; 64 for 32 rows.
                 let blocks = match kernel {
                     MatmulKernel::Row => 2 * (40 + 4 + 5),
-                    MatmulKernel::Tile => 10 + 1 + 2,
+                    _ => 10 + 1 + 2,
                 };
                 assert_eq!(launches(&alike), [blocks]);
                 assert_eq!(launches(&[alike[0], product(other, 64), alike[2]]).len(), 2);

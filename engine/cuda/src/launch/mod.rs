@@ -121,6 +121,8 @@ pub enum MatmulKernel {
     Row,
     /// Tiles of rows and outputs, multiplied by tensor cores.
     Tile,
+    /// cuBLASLt, for f16 weights.
+    Library,
 }
 
 /// Which kernel attention takes.
@@ -162,7 +164,7 @@ pub(crate) struct Context<'a> {
 /// # Errors
 /// [`BackendError::Unsupported`] when no kernel serves these shapes on this device.
 pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
-    let dispatches = match op {
+    let kernels = match op {
         Op::Attend(op) => attend::launch(op, context),
         Op::Embed(op) => embed::launch(op, context),
         Op::Refer(op) => refer::launch(op, context),
@@ -174,13 +176,13 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, Back
         Op::Reside(op) => reside::launch(op, context),
         Op::Sample(op) => sample::launch(op, context),
         Op::Select(op) => select::launch(op, context),
-        Op::QkvRopeAppend(op) => qkv_rope_append::launch(op, context),
-        Op::Linear(op) => linear::launch(op, context),
-        Op::LinearAdd(op) => linear_add::launch(op, context),
-        Op::GateUpSilu(op) => gate_up_silu::launch(op, context),
-        Op::NormLinear(op) => norm_linear::launch(op, context),
+        Op::QkvRopeAppend(op) => return qkv_rope_append::launch(op, context),
+        Op::Linear(op) => return linear::launch(op, context),
+        Op::LinearAdd(op) => return linear_add::launch(op, context),
+        Op::GateUpSilu(op) => return gate_up_silu::launch(op, context),
+        Op::NormLinear(op) => return norm_linear::launch(op, context),
     }?;
-    Ok(dispatches.into_iter().map(Launch::from).collect())
+    Ok(kernels.into_iter().map(Launch::from).collect())
 }
 
 fn unsupported(op: &'static str, why: impl Into<String>) -> BackendError {

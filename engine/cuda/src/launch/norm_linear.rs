@@ -6,14 +6,11 @@ use longwave_contract::op::NormLinear;
 use super::matmul::{self, Matmul, Product};
 use super::one_row::{self, Norm};
 use super::rms_norm::{self, RmsNorm};
-use super::{Context, Dispatch};
+use super::{Context, Launch};
 
 /// # Errors
 /// As the matrix product.
-pub(super) fn launch(
-    op: &NormLinear,
-    context: &Context<'_>,
-) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &NormLinear, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
     let (name, rows) = (NormLinear::NAME, op.out.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.x.cols) {
         let norm = Norm {
@@ -24,9 +21,9 @@ pub(super) fn launch(
         let product = one_row::product(
             name, op.weight, op.x, selected, None, op.count, op.out, false, context,
         )?;
-        return Ok(vec![product]);
+        return Ok(vec![product.into()]);
     }
-    let kernel = matmul::chosen(name, rows, &[op.weight], context)?;
+    let kernel = matmul::chosen(name, rows, &[op.weight], false, context)?;
     let norm = RmsNorm {
         x: op.x,
         select: Some(op.select),
@@ -47,9 +44,10 @@ pub(super) fn launch(
         count: op.count,
         rows,
         add: false,
+        half: false,
         kernel,
     };
-    let mut dispatches = vec![normalise];
-    dispatches.extend(matmul::launch(&matmul, context)?);
-    Ok(dispatches)
+    let mut launches = vec![normalise.into()];
+    launches.extend(matmul::launch(&matmul, context)?);
+    Ok(launches)
 }

@@ -7,7 +7,7 @@ use longwave_contract::{BackendError, Tensor};
 
 use super::matmul::{self, Matmul, Product};
 use super::rms_norm::{self, RmsNorm};
-use super::{Argument, Context, Dispatch, dispatch, one_row, unsupported};
+use super::{Argument, Context, Dispatch, Launch, MatmulKernel, dispatch, one_row, unsupported};
 
 /// Elements of a head that the kernel has room for.
 const HEAD_LIMIT: u32 = 256;
@@ -19,10 +19,11 @@ const HEADS: u32 = 4;
 pub(super) fn launch(
     op: &QkvRopeAppend,
     context: &Context<'_>,
-) -> Result<Vec<Dispatch>, BackendError> {
+) -> Result<Vec<Launch>, BackendError> {
     let chosen = context.force.matmul.is_none();
     if chosen && one_row::qkv_serves(op) {
-        return one_row::qkv_rope_append(op, context);
+        let whole = one_row::qkv_rope_append(op, context)?;
+        return Ok(whole.into_iter().map(Launch::from).collect());
     }
     let head_dim = op.shape.head_dim;
     if head_dim > HEAD_LIMIT {
@@ -35,23 +36,26 @@ pub(super) fn launch(
         Argument::Scratch { index, bytes }
     };
     let outputs = [output(op.w_q, 1), output(op.w_k, 2), output(op.w_v, 3)];
-    let mut dispatches = match chosen && one_row::qkv_products_serves(op) {
-        true => vec![one_row::qkv_products(op, outputs, context)?],
+    let (mut launches, with_biases) = match chosen && one_row::qkv_products_serves(op) {
+        true => {
+            let products = one_row::qkv_products(op, outputs, context)?;
+            (vec![products.into()], true)
+        }
         false => several(op, outputs, context)?,
     };
-    dispatches.push(append(op, outputs)?);
-    Ok(dispatches)
+    launches.push(append(op, outputs, with_biases)?.into());
+    Ok(launches)
 }
 
-/// The norm, and the products with their biases into `outputs`.
+/// The norm, and the products into `outputs`; and whether those have their biases.
 fn several(
     op: &QkvRopeAppend,
     outputs: [Argument; 3],
     context: &Context<'_>,
-) -> Result<Vec<Dispatch>, BackendError> {
+) -> Result<(Vec<Launch>, bool), BackendError> {
     let rows = op.x.rows;
     let weights = [op.w_q, op.w_k, op.w_v];
-    let kernel = matmul::chosen(QkvRopeAppend::NAME, rows, &weights, context)?;
+    let kernel = matmul::chosen(QkvRopeAppend::NAME, rows, &weights, true, context)?;
     let norm = RmsNorm {
         x: op.x,
         select: None,
@@ -61,10 +65,11 @@ fn several(
         rows,
     };
     let (normalise, a) = rms_norm::launch(&norm, kernel)?;
+    let with_biases = kernel != MatmulKernel::Library;
     let biases = [op.b_q, op.b_k, op.b_v];
     let products = [0, 1, 2].map(|index| Product {
         weight: weights[index],
-        bias: biases[index],
+        bias: biases[index].filter(|_| with_biases),
         y: outputs[index],
     });
     let matmul = Matmul {
@@ -73,15 +78,21 @@ fn several(
         count: op.count,
         rows,
         add: false,
+        half: false,
         kernel,
     };
-    let mut dispatches = vec![normalise];
-    dispatches.extend(matmul::launch(&matmul, context)?);
-    Ok(dispatches)
+    let mut launches = vec![normalise.into()];
+    launches.extend(matmul::launch(&matmul, context)?);
+    Ok((launches, with_biases))
 }
 
-/// What follows the products, which are in `inputs`.
-fn append(op: &QkvRopeAppend, inputs: [Argument; 3]) -> Result<Dispatch, BackendError> {
+/// What follows the products, which are in `inputs`, with their biases or without.
+fn append(
+    op: &QkvRopeAppend,
+    inputs: [Argument; 3],
+    with_biases: bool,
+) -> Result<Dispatch, BackendError> {
+    let bias = |bias: Option<Tensor>| Argument::from(bias.filter(|_| !with_biases));
     let (rows, head_dim, kv_heads) = (op.x.rows, op.shape.head_dim, op.shape.kv_heads);
     let heads = op.q.cols / head_dim;
     let unroped = op.space == KeySpace::Unroped;
@@ -93,6 +104,9 @@ fn append(op: &QkvRopeAppend, inputs: [Argument; 3]) -> Result<Dispatch, Backend
             ("q_in", q_in),
             ("k_in", k_in),
             ("v_in", v_in),
+            ("b_q", bias(op.b_q)),
+            ("b_k", bias(op.b_k)),
+            ("b_v", bias(op.b_v)),
             ("q_norm", op.q_norm.into()),
             ("k_norm", op.k_norm.into()),
             ("rope", op.rope.into()),
