@@ -1,15 +1,17 @@
 //! What a backend reaches on its device at best, measured by the same run: the bounds that results are held against.
 //!
 //! These are no limits of the hardware. The bandwidth is the better of a copy on the device, which a driver makes, and of the backend's own product
-//! of a large matrix with a vector; the rate of multiply-adds is that of the backend's own product of two matrices. A kernel that gets better may
+//! of a large matrix with a vector; the rate of multiply-adds is that of the backend's own product of two matrices, added to a third. A kernel that gets better may
 //! raise them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use longwave_contract::op::Linear;
-use longwave_contract::{Allocation, Backend, BufferDesc, DType, DeviceKind, Recording, Tensor};
+use longwave_contract::op::{Linear, LinearAdd};
+use longwave_contract::{
+    Allocation, Backend, BufferDesc, DType, DeviceKind, Op, Recording, Tensor,
+};
 use longwave_runtime::calibrate;
 use serde::Serialize;
 
@@ -47,7 +49,7 @@ impl Ceiling {
         let copy = copies(backend, bytes)?;
         let columns = 4096;
         let rows = (bytes / 2 / u64::from(columns)) as u32;
-        let matvec = linear(backend, 1, rows, columns)?;
+        let matvec = linear(backend, 1, rows, columns, false)?;
         let matvec = matvec * bytes as f64 / (2.0 * f64::from(rows) * f64::from(columns));
         let (bandwidth, bandwidth_by) = match matvec > copy {
             true => (matvec, "linear"),
@@ -86,7 +88,7 @@ fn copies(backend: &Arc<dyn Backend>, bytes: u64) -> Result<f64> {
 fn products(backend: &Arc<dyn Backend>) -> Result<f64> {
     let mut best = 0.0f64;
     for size in [256u32, 512, 1024, 2048, 4096, 8192] {
-        let rate = linear(backend, size, size, size)?;
+        let rate = linear(backend, size, size, size, true)?;
         best = best.max(rate);
         let seconds = 2.0 * f64::from(size).powi(3) / rate;
         // The next one takes eight times as long.
@@ -97,8 +99,14 @@ fn products(backend: &Arc<dyn Backend>) -> Result<f64> {
     Ok(best)
 }
 
-/// Floating-point operations a second of `rows` rows times an f16 matrix. Values are drawn: zeros would draw less power, and clocks would rise.
-fn linear(backend: &Arc<dyn Backend>, rows: u32, outputs: u32, inputs: u32) -> Result<f64> {
+/// Floating-point operations a second of `rows` rows times an f16 matrix, added to what was there where it `adds`. Values are drawn: zeros would draw less power, and clocks would rise.
+fn linear(
+    backend: &Arc<dyn Backend>,
+    rows: u32,
+    outputs: u32,
+    inputs: u32,
+    adds: bool,
+) -> Result<f64> {
     let mut owned = Vec::new();
     let mut tensor = |label: &str, dtype, rows, cols| -> Result<Tensor> {
         let buffer = Allocation::new(backend, &BufferDesc::of(label, dtype, rows, cols))?;
@@ -106,14 +114,30 @@ fn linear(backend: &Arc<dyn Backend>, rows: u32, outputs: u32, inputs: u32) -> R
         owned.push(buffer);
         Ok(tensor)
     };
-    let op = Linear {
-        a: drawn(backend, tensor("input", DType::F32, rows, inputs)?)?,
-        weight: drawn(backend, tensor("matrix", DType::F16, outputs, inputs)?)?,
-        bias: None,
-        count: tensor("count", DType::U32, 1, 1)?,
-        out: tensor("result", DType::F32, rows, outputs)?,
+    let a = drawn(backend, tensor("input", DType::F32, rows, inputs)?)?;
+    let weight = drawn(backend, tensor("matrix", DType::F16, outputs, inputs)?)?;
+    let count = tensor("count", DType::U32, 1, 1)?;
+    let out = tensor("result", DType::F32, rows, outputs)?;
+    let bias = None;
+    let op: Op = match adds {
+        true => LinearAdd {
+            a,
+            weight,
+            bias,
+            count,
+            x: out,
+        }
+        .into(),
+        false => Linear {
+            a,
+            weight,
+            bias,
+            count,
+            out,
+        }
+        .into(),
     };
-    backend.write(op.count.buffer, 0, &rows.to_le_bytes())?;
+    backend.write(count.buffer, 0, &rows.to_le_bytes())?;
     let mut recording = Recording::new("ceiling");
     recording.push(op)?;
     let plan = backend.prepare(&recording)?;
