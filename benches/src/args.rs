@@ -81,6 +81,9 @@ pub struct TokenArguments {
     /// Take prompts in at these depths too, not only from an empty cache
     #[arg(long)]
     pub prompt_at_depth: bool,
+    /// Sequences of equal length that decode together; tokens per second are those of all of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub parallel: u32,
     /// How often each test is measured
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
@@ -224,6 +227,8 @@ pub struct Test {
     pub tokens: u32,
     /// Tokens in the cache before.
     pub depth: u32,
+    /// Sequences that do so together; prompts are of one.
+    pub sequences: u32,
 }
 
 impl Test {
@@ -242,9 +247,12 @@ impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.generates { "tg" } else { "pp" };
         write!(f, "{kind}{}", self.tokens)?;
-        match self.depth {
-            0 => Ok(()),
-            depth => write!(f, " @ d{depth}"),
+        if self.depth > 0 {
+            write!(f, " @ d{}", self.depth)?;
+        }
+        match self.sequences {
+            0 | 1 => Ok(()),
+            sequences => write!(f, " x{sequences}"),
         }
     }
 }
@@ -268,6 +276,7 @@ impl TokenArguments {
                 generates,
                 tokens,
                 depth,
+                sequences: if generates { self.parallel } else { 1 },
             }));
         };
         add(false, &self.n_prompt, 0);
@@ -315,6 +324,10 @@ mod tests {
         assert_eq!(
             names("bench -p 8 -n 0 -d 0,64 --prompt-at-depth"),
             ["pp8", "pp8 @ d64"]
+        );
+        assert_eq!(
+            names("bench -p 8 -n 4 -d 64 --parallel 16"),
+            ["pp8", "tg4 @ d64 x16"]
         );
         assert!(
             parse("bench -p 0 -n 0")

@@ -38,6 +38,8 @@ pub struct TokenResult {
     pub n_prompt: u32,
     pub n_gen: u32,
     pub n_depth: u32,
+    /// Sequences that decoded together.
+    pub n_parallel: u32,
     /// Seconds since 1970.
     pub test_time: u64,
     pub avg_ns: f64,

@@ -1,4 +1,4 @@
-//! One backend with one policy, measured again and again from the same depth.
+//! One backend with one policy, measured again and again from the same depth: one sequence, or several that decode together.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -117,8 +117,9 @@ pub struct Station {
     tokens: Vec<u32>,
     /// After the last token whose logits were read.
     logits: Vec<f32>,
-    sequence: SequenceId,
-    /// Tokens of the sequence that were in blocks when a test began.
+    /// The one that prompts enter, and others that decode with it.
+    sequences: Vec<SequenceId>,
+    /// Tokens of each sequence that were in blocks when a test began.
     compressed: u32,
     /// Tokens up to where all are in blocks or sinks.
     floor: u32,
@@ -147,7 +148,7 @@ impl Station {
         Ok(Station {
             site: index,
             kv: kv.clone(),
-            sequence: engine.start(),
+            sequences: vec![engine.start()],
             engine,
             meter,
             tokens,
@@ -177,16 +178,26 @@ impl Station {
     /// The device fails, or the logits are no numbers.
     pub fn prepare(&mut self, test: Test, profiles: bool) -> Result<Footprint> {
         let start = test.start();
-        if self.engine.sequence(self.sequence)?.len() > start {
-            self.engine.end(self.sequence);
-            self.sequence = self.engine.start();
+        for other in self.sequences.drain(1..) {
+            self.engine.end(other);
         }
-        self.fill(start)?;
-        self.compressed = self.engine.sequence(self.sequence)?.compressed();
+        if self.engine.sequence(self.first())?.len() > start {
+            self.engine.end(self.first());
+            self.sequences = vec![self.engine.start()];
+        }
+        self.fill(self.first(), start)?;
+        self.compressed = self.engine.sequence(self.first())?.compressed();
         self.floor = match self.compressed {
             0 => 0,
-            _ => self.engine.history(self.sequence)?.end,
+            _ => self.engine.history(self.first())?.end,
         };
+        if test.sequences > 1 {
+            // Copies have pages and blocks of their own, as if each had been taken in.
+            let snapshot = self.engine.save(self.first())?;
+            for _ in 1..test.sequences {
+                self.sequences.push(self.engine.load(&snapshot)?);
+            }
+        }
         let mut footprint = if test.generates {
             self.rehearse(test, profiles)?
         } else {
@@ -198,7 +209,9 @@ impl Station {
             "--kv {}: after {test} the logits hold no numbers: the device or the backend is broken, and is not measured",
             self.kv
         );
-        footprint.kv_bytes = self.engine.kv_bytes(self.sequence)?;
+        for sequence in &self.sequences {
+            footprint.kv_bytes += self.engine.kv_bytes(*sequence)?;
+        }
         self.rewind(test)?;
         footprint.peak = self.meter.peak();
         Ok(footprint)
@@ -210,8 +223,13 @@ impl Station {
         // Half-way, the cache is as long as it is on average.
         let at = test.start() + half;
         let token = self.token(at);
-        let recording = self.engine.stage(&[greedy(self.sequence, &token)])?;
-        let work = Work::of_step(&recording, &*self.meter)?;
+        let feeds: Vec<_> = self
+            .sequences
+            .iter()
+            .map(|id| greedy(*id, &token))
+            .collect();
+        let recording = self.engine.stage(&feeds)?;
+        let work = Work::of_step(&recording, &*self.meter)?.shared_by(test.sequences);
         // The logits of the last token are looked at.
         let profile = self.profiled(profiles, |station| match at + 1 == end {
             true => station.look(at),
@@ -233,11 +251,11 @@ impl Station {
         let (start, config) = (test.start(), self.engine.model().config());
         let flops = prompt_flops(config, start, test.tokens) / f64::from(test.tokens);
         let end = start + test.tokens;
-        self.fill(end)?;
+        self.fill(self.first(), end)?;
         if profiles {
             self.rewind(test)?;
         }
-        let profile = self.profiled(profiles, |station| station.fill(end))?;
+        let profile = self.profiled(profiles, |station| station.fill(station.first(), end))?;
         Ok(Footprint {
             work: Work { bytes: 0.0, flops },
             profile,
@@ -270,43 +288,51 @@ impl Station {
         if test.generates {
             self.generate(test.start(), test.tokens)?;
         } else {
-            self.fill(test.start() + test.tokens)?;
+            self.fill(self.first(), test.start() + test.tokens)?;
         }
         let took = start.elapsed();
         self.rewind(test)?;
         Ok(took)
     }
 
-    /// Takes tokens in until there are `length`.
-    fn fill(&mut self, length: u32) -> Result<()> {
-        let have = self.engine.sequence(self.sequence)?.len();
+    /// The sequence that prompts enter.
+    fn first(&self) -> SequenceId {
+        self.sequences[0]
+    }
+
+    /// Takes tokens of a sequence in until there are `length`.
+    fn fill(&mut self, sequence: SequenceId, length: u32) -> Result<()> {
+        let have = self.engine.sequence(sequence)?.len();
         if have == length {
             return Ok(());
         }
         let tokens = &self.tokens[have as usize..length as usize];
-        self.logits = self.engine.prefill(self.sequence, tokens, &mut |_| ())?;
+        self.logits = self.engine.prefill(sequence, tokens, &mut |_| ())?;
         Ok(())
     }
 
-    /// Decodes as users do, greedily: after a token of the text, each that is chosen is the next.
+    /// Decodes as users do, greedily: after a token of the text, each that is chosen is the next of its sequence.
     fn generate(&mut self, start: u32, count: u32) -> Result<()> {
-        let mut token = self.token(start);
+        let mut tokens = vec![self.token(start); self.sequences.len()];
         for _ in 0..count {
-            let outcome = self.engine.step(&[greedy(self.sequence, &token)])?;
-            let chosen = outcome.tokens.first().copied().flatten();
-            token = [chosen.context("the logits hold no numbers")?];
+            let feeds = self.sequences.iter().zip(&tokens);
+            let feeds: Vec<_> = feeds.map(|(id, token)| greedy(*id, token)).collect();
+            let outcome = self.engine.step(&feeds)?;
+            let chosen = outcome.tokens.into_iter();
+            let chosen = chosen.map(|token| Ok([token.context("the logits hold no numbers")?]));
+            tokens = chosen.collect::<Result<_>>()?;
         }
         Ok(())
     }
 
-    /// Takes one token in and reads the logits after it.
+    /// Takes one token of each sequence in and reads the logits after those of the first.
     fn look(&mut self, position: u32) -> Result<()> {
-        let feed = Feed {
-            sequence: self.sequence,
-            tokens: &self.token(position),
+        let token = self.token(position);
+        let feeds = self.sequences.iter().map(|&sequence| Feed {
             wants: Wants::Logits,
-        };
-        let outcome = self.engine.step(&[feed])?;
+            ..greedy(sequence, &token)
+        });
+        let outcome = self.engine.step(&feeds.collect::<Vec<_>>())?;
         self.logits = outcome.logits.into_iter().next().unwrap_or_default();
         Ok(())
     }
@@ -315,22 +341,24 @@ impl Station {
     /// once more.
     fn rewind(&mut self, test: Test) -> Result<()> {
         let start = test.start();
-        let now = self.engine.sequence(self.sequence)?.compressed();
-        let back_to = if now == self.compressed {
-            start
-        } else {
-            self.floor
-        };
-        self.engine.truncate(self.sequence, back_to)?;
-        self.fill(start)?;
-        let sequence = self.engine.sequence(self.sequence)?;
-        let (length, compressed) = (sequence.len(), sequence.compressed());
-        ensure!(
-            (length, compressed) == (start, self.compressed),
-            "--kv {}: there are {length} tokens, {compressed} of them compressed, where a test began with {start} and {}",
-            self.kv,
-            self.compressed
-        );
+        for sequence in self.sequences.clone() {
+            let now = self.engine.sequence(sequence)?.compressed();
+            let back_to = if now == self.compressed {
+                start
+            } else {
+                self.floor
+            };
+            self.engine.truncate(sequence, back_to)?;
+            self.fill(sequence, start)?;
+            let sequence = self.engine.sequence(sequence)?;
+            let (length, compressed) = (sequence.len(), sequence.compressed());
+            ensure!(
+                (length, compressed) == (start, self.compressed),
+                "--kv {}: there are {length} tokens, {compressed} of them compressed, where a test began with {start} and {}",
+                self.kv,
+                self.compressed
+            );
+        }
         Ok(())
     }
 

@@ -55,6 +55,8 @@ impl TokenArguments {
             let options = EngineOptions {
                 chunk: chunk.min(context),
                 overlap: self.overlap.map(|share| (share * 1000.0).round() as u32),
+                sequences: self.parallel,
+                cache_tokens: context.saturating_mul(self.parallel),
                 ..EngineOptions::single(context)
             };
             sites.push(Site::new(backend, &subject, (options, &self.kv), notes)?);
@@ -112,7 +114,8 @@ impl TokenArguments {
             let (caps, ceiling) = (site.backend.caps(), site.ceiling);
             let samples_ns = nanoseconds(samples);
             let times: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
-            let rate = |time: &f64| f64::from(test.tokens) / time.max(1.0) * 1e9;
+            let tokens = f64::from(test.tokens) * f64::from(test.sequences);
+            let rate = |time: &f64| tokens / time.max(1.0) * 1e9;
             let samples_ts: Vec<f64> = times.iter().map(rate).collect();
             let (avg_ns, stddev_ns) = mean_and_deviation(&times);
             let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
@@ -140,6 +143,7 @@ impl TokenArguments {
                 n_prompt: count(!test.generates),
                 n_gen: count(test.generates),
                 n_depth: test.depth,
+                n_parallel: test.sequences,
                 test_time: now(),
                 avg_ns,
                 stddev_ns,

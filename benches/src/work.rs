@@ -56,6 +56,15 @@ impl Work {
         ops.map(|op| Work::of(op, backend)).sum()
     }
 
+    /// A share of it, for each of so many.
+    pub fn shared_by(self, count: u32) -> Work {
+        let count = f64::from(count.max(1));
+        Work {
+            bytes: self.bytes / count,
+            flops: self.flops / count,
+        }
+    }
+
     /// The least seconds that it takes at a ceiling.
     pub fn seconds(&self, ceiling: &Ceiling) -> f64 {
         (self.bytes / ceiling.bandwidth).max(self.flops / ceiling.flops)
