@@ -8,7 +8,7 @@ use longwave_contract::{BackendError, BufferId, Recording};
 
 use crate::driver::{self, Event, Function, Gpu, Graph};
 use crate::fault::{bad_handle, internal};
-use crate::launch::{Argument, Context, Launch, launch};
+use crate::launch::{Argument, Context, Launch, launch_all};
 use crate::memory::{Account, Buffers, DeviceBuffer};
 use crate::pipeline::Pipelines;
 use crate::product::{Multiplier, Product, WORKSPACE};
@@ -137,8 +137,8 @@ impl Plan {
             buffers.insert(operand.tensor.buffer);
         }
         let (mut launches, mut ends) = (Vec::new(), Vec::new());
-        for op in recording.ops() {
-            let launched = launch(op, context)?;
+        let launched = launch_all(recording.ops(), context)?;
+        for (op, launched) in recording.ops().iter().zip(launched) {
             launches.extend(launched.into_iter().map(|launch| (op.name(), launch)));
             ends.push(launches.len());
         }
@@ -220,11 +220,11 @@ impl Plan {
     pub(crate) fn run(&mut self, gpu: &Gpu) -> Result<(), BackendError> {
         if !self.ran {
             self.ran = true;
-            return launch_all(gpu, self.steps(0..self.launches.len())?);
+            return run_all(gpu, self.steps(0..self.launches.len())?);
         }
         if self.graph.is_none() {
             let steps = self.steps(0..self.launches.len())?;
-            self.graph = Some(gpu.capture(&self.label, || launch_all(gpu, steps))?);
+            self.graph = Some(gpu.capture(&self.label, || run_all(gpu, steps))?);
         }
         match &self.graph {
             Some(graph) => gpu.run(&self.label, graph),
@@ -241,7 +241,7 @@ impl Plan {
             let mut first = 0;
             for (event, &end) in events.iter().zip(&self.ends) {
                 gpu.record(event, true)?;
-                launch_all(gpu, self.steps(first..end)?)?;
+                run_all(gpu, self.steps(first..end)?)?;
                 first = end;
             }
             events
@@ -270,7 +270,7 @@ impl Plan {
     }
 }
 
-fn launch_all(gpu: &Gpu, steps: &[Step]) -> Result<(), BackendError> {
+fn run_all(gpu: &Gpu, steps: &[Step]) -> Result<(), BackendError> {
     steps.iter().try_for_each(|step| match step {
         Step::Kernel {
             name,

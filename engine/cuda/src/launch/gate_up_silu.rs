@@ -1,19 +1,46 @@
 //! `gate_up_silu`: the norm into scratch 0, then both products at once, by our tensor-core kernel with the gate; otherwise gate and up into scratch 1
 //! and 2, and then the product of `silu(gate)` and `up`. All in one for one row.
 
-use longwave_contract::BackendError;
 use longwave_contract::op::GateUpSilu;
+use longwave_contract::{BackendError, Op};
 
 use super::matmul::{self, Matmul, Product};
 use super::rms_norm::{self, RmsNorm};
-use super::{Argument, Context, Launch, MatmulKernel, dispatch, one_row};
+use super::{Argument, Context, Launch, MatmulKernel, dispatch, linear_add, one_row};
 
+/// The number of the scratch buffer that hands a result on.
+const HANDED: usize = 4;
 /// Quads of elements that a block computes.
 const QUADS: u64 = 256;
 
+/// Where the op leaves its result as f16 for a product that follows: in scratch that no launch of the two writes to otherwise.
+pub(super) fn handed(
+    op: &GateUpSilu,
+    next: Option<&Op>,
+    context: &Context<'_>,
+) -> Option<Argument> {
+    let Some(Op::LinearAdd(next)) = next else {
+        return None;
+    };
+    let weights = [op.w_gate, op.w_up];
+    let mine = matmul::chosen(GateUpSilu::NAME, op.out.rows, &weights, true, context);
+    let library = mine.ok() == Some(MatmulKernel::Library) && !one_row::gate_up_serves(op);
+    let taken = next.a == op.out && next.count == op.count && linear_add::takes_half(next, context);
+    (library && taken).then_some(Argument::Scratch {
+        index: HANDED,
+        bytes: 2 * u64::from(op.out.rows) * u64::from(op.out.cols),
+    })
+}
+
+/// With `handed`, the result is left there as f16 besides.
+///
 /// # Errors
 /// As the matrix products.
-pub(super) fn launch(op: &GateUpSilu, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(
+    op: &GateUpSilu,
+    handed: Option<Argument>,
+    context: &Context<'_>,
+) -> Result<Vec<Launch>, BackendError> {
     if context.force.matmul.is_none() && one_row::gate_up_serves(op) {
         return Ok(vec![one_row::gate_up_silu(op, context)?.into()]);
     }
@@ -76,6 +103,7 @@ pub(super) fn launch(op: &GateUpSilu, context: &Context<'_>) -> Result<Vec<Launc
             ("up", up),
             ("count", op.count.into()),
             ("out", op.out.into()),
+            ("half_out", handed.unwrap_or(Argument::Absent)),
             ("capacity", rows.into()),
             ("pitch", pitch.into()),
             ("in_pitch", (in_pitch / 4).into()),

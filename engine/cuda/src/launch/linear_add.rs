@@ -4,11 +4,30 @@ use longwave_contract::BackendError;
 use longwave_contract::op::LinearAdd;
 
 use super::matmul::{self, Matmul, Product};
-use super::{Context, Launch, one_row};
+use super::{Argument, Context, Launch, MatmulKernel, one_row};
 
+/// Whether the op's product takes its input as f16.
+pub(super) fn takes_half(op: &LinearAdd, context: &Context<'_>) -> bool {
+    let one = context.force.matmul.is_none() && one_row::serves(op.x.rows, op.a.cols);
+    let kernel = matmul::chosen(
+        LinearAdd::NAME,
+        op.x.rows,
+        &[op.weight],
+        op.bias.is_none(),
+        context,
+    );
+    !one && kernel.is_ok_and(|kernel| kernel != MatmulKernel::Row)
+}
+
+/// With `handed`, the input lies there as f16 already.
+///
 /// # Errors
 /// As the matrix product.
-pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(
+    op: &LinearAdd,
+    handed: Option<Argument>,
+    context: &Context<'_>,
+) -> Result<Vec<Launch>, BackendError> {
     let (name, rows) = (LinearAdd::NAME, op.x.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {
         let (weight, bias) = (op.weight, op.bias);
@@ -18,7 +37,10 @@ pub(super) fn launch(op: &LinearAdd, context: &Context<'_>) -> Result<Vec<Launch
         return Ok(vec![product.into()]);
     }
     let kernel = matmul::chosen(name, rows, &[op.weight], op.bias.is_none(), context)?;
-    let (convert, a) = matmul::factor(op.a, op.count, kernel)?;
+    let (convert, a) = match handed {
+        Some(a) => (None, a),
+        None => matmul::factor(op.a, op.count, kernel)?,
+    };
     let product = Product {
         weight: op.weight,
         bias: op.bias,

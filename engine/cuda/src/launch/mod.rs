@@ -159,11 +159,31 @@ pub(crate) struct Context<'a> {
     pub force: Force,
 }
 
-/// The launches that serve an op, in order.
+/// The launches that serve each op, in order. A result that the next op multiplies as f16 is handed on so where that saves a conversion.
 ///
 /// # Errors
 /// [`BackendError::Unsupported`] when no kernel serves these shapes on this device.
-pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+pub(crate) fn launch_all(
+    ops: &[Op],
+    context: &Context<'_>,
+) -> Result<Vec<Vec<Launch>>, BackendError> {
+    let mut given = None;
+    let ops = ops.iter().enumerate().map(|(index, op)| {
+        let taken = given.take();
+        if let Op::GateUpSilu(op) = op {
+            given = gate_up_silu::handed(op, ops.get(index + 1), context);
+            return gate_up_silu::launch(op, given, context);
+        }
+        match op {
+            Op::LinearAdd(op) => linear_add::launch(op, taken, context),
+            _ => launch(op, context),
+        }
+    });
+    ops.collect()
+}
+
+/// The launches that serve an op, in order.
+fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
     let kernels = match op {
         Op::Attend(op) => attend::launch(op, context),
         Op::Embed(op) => embed::launch(op, context),
@@ -178,8 +198,8 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, Back
         Op::Select(op) => select::launch(op, context),
         Op::QkvRopeAppend(op) => return qkv_rope_append::launch(op, context),
         Op::Linear(op) => return linear::launch(op, context),
-        Op::LinearAdd(op) => return linear_add::launch(op, context),
-        Op::GateUpSilu(op) => return gate_up_silu::launch(op, context),
+        Op::LinearAdd(op) => return linear_add::launch(op, None, context),
+        Op::GateUpSilu(op) => return gate_up_silu::launch(op, None, context),
         Op::NormLinear(op) => return norm_linear::launch(op, context),
     }?;
     Ok(kernels.into_iter().map(Launch::from).collect())
