@@ -1,7 +1,7 @@
 //! Rung 1: does every op on every backend match the CPU reference?
 //!
 //! One file per op lists its cases; each case runs on the adapter with the kernels that it selects, and with every kind of kernel forced:
-//! without subgroups, row and tile matmuls; the row kernels, which have one for a single row, with subgroups and without. Cases with a large table, weight or cache run once more with it cut into small slabs.
+//! split, tile and warpgroup attention; without subgroups, row and tile matmuls; the row kernels, which have one for a single row, with subgroups and without. Cases with a large table, weight or cache run once more with it cut into small slabs.
 
 mod activate;
 mod attend;
@@ -26,6 +26,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use longwave_contract::{Backend, DType, Op, Recording, Trace, first_divergence};
+use longwave_cuda as cuda;
 use longwave_tests::adapter::{self, Subject};
 use longwave_tests::rig::Rig;
 use longwave_tests::trial;
@@ -140,8 +141,24 @@ fn matmul_cases(
 /// The adapter as it is, and with each kind of kernel forced.
 fn subjects() -> Vec<(&'static str, Subject)> {
     let forced = |force: Force| adapter::wgpu_with(|options| options.force = force);
+    let cuda_attention = |kernel| adapter::cuda_with(|options| options.force.attend = Some(kernel));
+    let cuda_matmul = |kernel| adapter::cuda_with(|options| options.force.matmul = Some(kernel));
     vec![
         ("cuda", adapter::cuda()),
+        (
+            "cuda split attention",
+            cuda_attention(cuda::AttendKernel::Split),
+        ),
+        (
+            "cuda tile attention",
+            cuda_attention(cuda::AttendKernel::Tile),
+        ),
+        (
+            "cuda warpgroup attention",
+            cuda_attention(cuda::AttendKernel::Warpgroup),
+        ),
+        ("cuda row matmul", cuda_matmul(cuda::MatmulKernel::Row)),
+        ("cuda tile matmul", cuda_matmul(cuda::MatmulKernel::Tile)),
         ("wgpu", adapter::wgpu()),
         (
             "wgpu without subgroups",

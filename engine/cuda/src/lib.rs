@@ -41,7 +41,7 @@ mod submission;
 pub use backend::{CudaBackend, CudaOptions};
 pub use compiler::Compiler;
 pub use device::{DeviceInfo, choose, devices, free_memory};
-pub use launch::Force;
+pub use launch::{AttendKernel, Force, MatmulKernel};
 
 /// The name of the backend in capabilities and errors.
 const BACKEND: &str = "cuda";

@@ -6,7 +6,10 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::Attend;
 
-use super::{Argument, AttendKernel, Context, Dispatch, attend_split, attend_tile, unsupported};
+use super::{
+    Argument, AttendKernel, Context, Dispatch, attend_split, attend_tile, attend_warpgroup,
+    unsupported,
+};
 
 /// Elements of a head at most.
 const DIM_LIMIT: u32 = 512;
@@ -29,7 +32,7 @@ enum Choice {
 fn select(rows: u32, views: u32, head_dim: u32, forced: Option<AttendKernel>) -> Choice {
     match forced {
         _ if head_dim > attend_tile::DIM_LIMIT => Choice::Split,
-        Some(AttendKernel::Tile) => Choice::Tile,
+        Some(AttendKernel::Tile | AttendKernel::Warpgroup) => Choice::Tile,
         Some(AttendKernel::Head | AttendKernel::Split) => Choice::Split,
         None if rows < SHARED_ROWS => Choice::Split,
         None if views == 1 => Choice::Tile,
@@ -49,7 +52,15 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
     let choice = select(op.q.rows, op.views.rows, head_dim, context.force.attend);
     let lone = choice == Choice::Both;
     if choice != Choice::Split {
-        dispatches.push(attend_tile::launch(op, lone, context)?);
+        let warpgroup = attend_warpgroup::serves(op, context)
+            && match context.force.attend {
+                None => attend_warpgroup::fills(op, context),
+                Some(forced) => forced == AttendKernel::Warpgroup,
+            };
+        dispatches.push(match warpgroup {
+            true => attend_warpgroup::launch(op, lone)?,
+            false => attend_tile::launch(op, lone, context)?,
+        });
     }
     if choice != Choice::Tile {
         dispatches.push(attend_split::launch(op, lone, context)?);

@@ -9,6 +9,7 @@ mod activate;
 mod attend;
 mod attend_split;
 mod attend_tile;
+mod attend_warpgroup;
 mod embed;
 mod gate_up_silu;
 mod latent;
@@ -134,6 +135,8 @@ pub enum AttendKernel {
     Split,
     /// Up to 128 queries at a time, which share the reads of a view.
     Tile,
+    /// As `Tile`, by warpgroups; `Tile` where they cannot.
+    Warpgroup,
 }
 
 /// Variants that a test asks for; what is left out is chosen from shapes and capabilities.
