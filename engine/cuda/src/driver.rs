@@ -30,8 +30,8 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
-/// How much of a processor's memory is shared memory rather than first cache, in percent. A processor changes that only when no block is on it: were it
-/// not the same for all kernels, blocks that begin early would wait for processors to empty, and then crowd on those that do so first.
+/// How much of a processor's memory is shared memory rather than first cache, in percent. A processor changes that only when no block is on it: if
+/// it differed between kernels, blocks that begin early would wait for processors to empty, and then crowd on those that do so first.
 const SHARED_CARVEOUT: i32 = 100;
 
 /// Something that ends on the stream.
