@@ -49,6 +49,40 @@ __device__ inline u32 split_tokens(u32 length, u32 splits, u32 unit) {
     return max(round_up(ceil_div(length, splits), unit), unit);
 }
 
+// Loads what may have changed since it was loaded before: past the first cache, and whatever the compiler knows.
+__device__ inline u32 load_again(const u32* from) {
+    u32 value;
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+}
+
+__device__ inline ViewDesc load_again(const ViewDesc* from) {
+    ViewDesc view;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(view.first), "=r"(view.length), "=r"(view.last), "=r"(view.run) : "l"(from) : "memory");
+    return view;
+}
+
+// What a row at `position` sees of one of a view's splits, of those that hold any: tokens from `begin` to `end`.
+struct Share {
+    u32 used, begin, end;
+
+    __device__ Share(ViewDesc view, u32 position, u32 splits, u32 split, u32 unit) {
+        u32 visible = view_visible(view, position);
+        u32 tokens = split_tokens(view.length, splits, unit);
+        used = min(max(ceil_div(visible, tokens), 1u), splits);
+        begin = split * tokens;
+        end = min(begin + tokens, visible);
+    }
+};
+
+// Brings bytes, of which there are a multiple of 16, into the second cache, where kernels may be under way before their inputs are there.
+__device__ inline void prefetch(const void* from, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 // How many of the blocks that share a view have done their split of it, by place. Modules are loaded with zeros and every launch leaves zeros, so
 // that none has to be written before; launches of one kernel must not run at the same time.
 __device__ u32 arrivals[4096];

@@ -30,6 +30,10 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
+/// How much of a processor's memory is shared memory rather than first cache, in percent. A processor changes that only when no block is on it: if
+/// it differed between kernels, blocks that begin early would wait for processors to empty, and then crowd on those that do so first.
+const SHARED_CARVEOUT: i32 = 100;
+
 /// Something that ends on the stream.
 #[derive(Debug)]
 pub(crate) struct Event(sys::CUevent);
@@ -281,6 +285,9 @@ impl Gpu {
                 .saturating_sub(fixed);
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             result::function::set_function_attribute(function, attribute, dynamic.max(0))
+                .map_err(failed)?;
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            result::function::set_function_attribute(function, attribute, SHARED_CARVEOUT)
                 .map_err(failed)?;
             function
         };

@@ -6,14 +6,15 @@ use longwave_contract::op::Attend;
 use super::attend::{Costs, arguments, splits};
 use super::{AttendKernel, Context, Dispatch, dispatch, unsupported};
 
-/// Tokens that a block takes at a time: 16 for each of four warps.
-const STEP: u32 = 64;
+/// Warps of a block, and the tokens that these take at a time, 16 each.
+const WARPS: u32 = 8;
+const STEP: u32 = 16 * WARPS;
 /// Elements of a head that there are kernels for.
 const DIMS: [(u32, &str); 4] = [(64, "64"), (128, "128"), (256, "256"), (512, "512")];
-/// A second look at what was summed takes as long as a step, and as one more for every 16 splits.
+/// A second look at what was summed takes as long as half a step, and as one more for every 32 splits.
 const COSTS: Costs = Costs {
-    block: 1.0,
-    merge: 1.0 / 16.0,
+    block: 0.5,
+    merge: 1.0 / 32.0,
 };
 /// Blocks at most where most rows may be served elsewhere: those have blocks that leave at once.
 const LONE_BLOCKS: u64 = 4096;
@@ -23,13 +24,9 @@ fn dim(head_dim: u32) -> Option<(u32, &'static str)> {
     DIMS.into_iter().find(|(dim, _)| head_dim <= *dim)
 }
 
-/// Blocks that a processor holds by the registers that they take.
-fn held(dim: u32, queries: u32) -> u32 {
-    match (dim, queries) {
-        (64, _) => 4,
-        (128, 4) => 3,
-        _ => 2,
-    }
+/// Bytes of shared memory: what its warps have under way.
+fn shared(dim: u32) -> u32 {
+    WARPS * if dim > 128 { 8 << 10 } else { 12 << 10 }
 }
 
 /// # Errors
@@ -55,11 +52,13 @@ pub(super) fn launch(
         true => op.q.rows.min(op.views.rows),
         false => op.q.rows,
     };
-    let slots = u64::from(context.processors * held(dim, queries));
+    // One block for each processor, with half of its registers: blocks of the kernels before and after lie beside it, one each as well. Processors
+    // without one would take two of the next kernel's, and leave others none.
+    let processors = u64::from(context.processors);
     let steps = op.longest.div_ceil(STEP);
     let chosen = match lone && x > LONE_BLOCKS / 2 {
         true => 1,
-        false => splits(u64::from(rows) * of_row, slots, steps, &COSTS),
+        false => splits(u64::from(rows) * of_row, processors, steps, &COSTS),
     };
     let splits = match context.force.attend {
         Some(AttendKernel::Head) => 1,
@@ -68,8 +67,14 @@ pub(super) fn launch(
         _ => chosen,
     };
     let mut arguments = arguments(op, splits, lone);
-    arguments.push(("blocks", blocks.into()));
-    dispatch(
+    arguments.extend([
+        ("blocks", blocks.into()),
+        ("slots", op.kv.rows.into()),
+        ("view_rows", op.views.rows.into()),
+        ("entry_count", op.entries.cols.into()),
+    ]);
+    let grid = (x * u64::from(splits)).max(processors) as u32;
+    let launch = dispatch(
         "attend_split",
         &[
             ("DIM", dim_name),
@@ -77,8 +82,12 @@ pub(super) fn launch(
             ("QUERIES", queries_name),
         ],
         &arguments,
-        [x as u32, splits, 1],
-    )
+        [grid, 1, 1],
+    )?;
+    Ok(Dispatch {
+        shared: shared(dim),
+        ..launch
+    })
 }
 
 #[cfg(test)]
