@@ -282,6 +282,10 @@ impl Gpu {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             result::function::set_function_attribute(function, attribute, dynamic.max(0))
                 .map_err(failed)?;
+            // All kernels split a multiprocessor's memory alike, as percent that is shared memory: one that splits it differently waits until the
+            // multiprocessor is idle, instead of beginning beside the kernel before.
+            let split = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            result::function::set_function_attribute(function, split, 100).map_err(failed)?;
             function
         };
         Ok(Function(function))
