@@ -10,6 +10,8 @@
 // The largest integer that an input becomes: 16 of them times codes of 8 bits, or 32 times codes of 4 bits, are sums of 32 bits.
 constexpr float LEVELS = 524288.0f;
 constexpr u32 DIGITS = 3;
+// Octets of inputs that a thread loads before it stages them: loads wait together.
+constexpr u32 BATCH = 2;
 // Inputs below are zero.
 constexpr float LEAST_INPUT = 1e-30f;
 
@@ -62,20 +64,30 @@ struct StagedRow {
     // the thread staged. All threads of the block call this.
     __device__ float stage(const float4* input, const float4* norm, u32 chunks) const {
         float squares = 0.0f;
-        for (u32 octet = threadIdx.x; octet < round_up(chunks, WARP) * OCTETS; octet += THREADS) {
-            float4 low = make_float4(0.0f, 0.0f, 0.0f, 0.0f), high = low;
-            if (octet < chunks * OCTETS) {
-                low = input[2 * octet];
-                high = input[2 * octet + 1];
-                if (norm) {
-                    float4 first = norm[2 * octet], second = norm[2 * octet + 1];
-                    squares += dot(low, low) + dot(high, high);
-                    low = times(low, first);
-                    high = times(high, second);
+        u32 octets = chunks * OCTETS, staged = round_up(chunks, WARP) * OCTETS;
+        for (u32 first = threadIdx.x; first < staged; first += BATCH * THREADS) {
+            float4 low[BATCH], high[BATCH];
+#pragma unroll
+            for (u32 i = 0; i < BATCH; i++) {
+                u32 octet = first + i * THREADS;
+                low[i] = high[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (octet < octets) {
+                    low[i] = input[2 * octet];
+                    high[i] = input[2 * octet + 1];
                 }
             }
-            if (IS_CODE) stage_digits(octet, low, high);
-            else stage_quads(octet, low, high);
+#pragma unroll
+            for (u32 i = 0; i < BATCH; i++) {
+                u32 octet = first + i * THREADS;
+                if (octet >= staged) break;
+                if (norm && octet < octets) {
+                    squares += dot(low[i], low[i]) + dot(high[i], high[i]);
+                    low[i] = times(low[i], norm[2 * octet]);
+                    high[i] = times(high[i], norm[2 * octet + 1]);
+                }
+                if (IS_CODE) stage_digits(octet, low[i], high[i]);
+                else stage_quads(octet, low[i], high[i]);
+            }
         }
         return squares;
     }

@@ -14,6 +14,8 @@ const WARP: u32 = 32;
 const AHEAD: u32 = 8;
 /// Shared memory of a block, less than what any device has: twice as much lets a block of the next kernel load its first weights beside it.
 const SHARED: u32 = 98 << 10;
+/// What a block may have where a multiprocessor has 228 KiB: room to stage all of a longer row, which leaves 97 KiB for a block of a neighbour.
+const SHARED_LARGE: u32 = 129 << 10;
 
 /// The norm of the input, folded into a product.
 pub(super) struct Norm {
@@ -63,8 +65,12 @@ struct Cut {
 
 /// One block for each multiprocessor; and all of the input at once, unless it is larger than the shared memory that the weights under way leave, beside
 /// which sums of outputs are then kept there too.
-fn cut(weight: Tensor, pairs: u32, processors: u32) -> Cut {
+fn cut(weight: Tensor, pairs: u32, processors: u32, capability: u32) -> Cut {
     let blocks = pairs.min(processors).max(1);
+    let limit = match capability {
+        90..120 => SHARED_LARGE,
+        _ => SHARED,
+    };
     // Bytes of the ring for a chunk, with the word of its scale, and of what is staged for it: part/staged_row.
     let (under_way, staged) = match weight.dtype {
         DType::Q4 => (20, 6 * 16 + 8),
@@ -73,7 +79,7 @@ fn cut(weight: Tensor, pairs: u32, processors: u32) -> Cut {
     };
     let ring = AHEAD * THREADS * under_way;
     let whole = chunks(weight).next_multiple_of(WARP);
-    if ring + whole * staged <= SHARED {
+    if ring + whole * staged <= limit {
         return Cut {
             blocks,
             segment: whole,
@@ -81,7 +87,7 @@ fn cut(weight: Tensor, pairs: u32, processors: u32) -> Cut {
         };
     }
     let sums = 8 * pairs.div_ceil(blocks);
-    let most = (SHARED - ring).saturating_sub(sums) / (staged * WARP);
+    let most = (limit - ring).saturating_sub(sums) / (staged * WARP);
     let segments = (whole / WARP).div_ceil(most.max(1));
     let segment = WARP * (whole / WARP).div_ceil(segments);
     Cut {
@@ -104,7 +110,7 @@ fn launch(
     arguments: &[(&str, Argument)],
     context: &Context<'_>,
 ) -> Result<Dispatch, BackendError> {
-    let cut = cut(of, pairs, context.processors);
+    let cut = cut(of, pairs, context.processors, context.capability);
     let shape = [
         ("chunks", chunks(of).into()),
         ("weight_pitch", ((of.row_bytes() / 16) as u32).into()),
@@ -261,18 +267,29 @@ mod tests {
 
     #[test]
     fn a_row_that_fits_is_staged_at_once() {
-        let found = cut(weight(DType::F16, 4096, 4096), 2048, 132);
+        let found = cut(weight(DType::F16, 4096, 4096), 2048, 132, 80);
         assert_eq!((found.blocks, found.segment), (132, 512));
         assert_eq!(found.shared, (64 << 10) + (16 << 10));
         // The last step of a warp is staged whole.
-        assert_eq!(cut(weight(DType::Q4, 64, 576), 32, 132).segment, 32);
-        assert_eq!(cut(weight(DType::Q4, 64, 576), 32, 132).blocks, 32);
+        assert_eq!(cut(weight(DType::Q4, 64, 576), 32, 132, 80).segment, 32);
+        assert_eq!(cut(weight(DType::Q4, 64, 576), 32, 132, 80).blocks, 32);
+        // Large shared memory has room for all of a long row.
+        for (dtype, chunks) in [
+            (DType::F16, 1792),
+            (DType::Q8G32, 896),
+            (DType::Q8G32M, 896),
+            (DType::Q4, 448),
+        ] {
+            let found = cut(weight(dtype, 4096, 14_336), 2048, 132, 90);
+            assert_eq!(found.segment, chunks, "{dtype}");
+            assert!(found.shared <= SHARED_LARGE);
+        }
     }
 
     #[test]
     fn a_long_row_is_staged_in_equal_segments() {
         for (dtype, segment) in [(DType::F16, 896), (DType::Q8G32, 320), (DType::Q4, 160)] {
-            let found = cut(weight(dtype, 4096, 14_336), 2048, 132);
+            let found = cut(weight(dtype, 4096, 14_336), 2048, 132, 80);
             assert_eq!(found.segment, segment, "{dtype}");
             assert!(found.shared <= SHARED);
         }
