@@ -1,6 +1,6 @@
 // What: attention of 128 queries that share a key head over their whole views, by warpgroups: one copies keys and values, two multiply in turns.
 // Contract: engine/contract/src/op/attend.rs
-// Grid: x = rows * group / QUERIES, the last first, y = key heads; KEYS tokens at a time, which are copied up to two steps ahead.
+// Grid: x = rows * group / QUERIES, y = key heads, taken by tiles, the last first; KEYS tokens at a time, which are copied up to two steps ahead.
 // Shared: the queries, two tiles of keys and two of values (160 KiB for 128 elements), from a multiple of 1024 bytes on.
 // Numerics: f32 sums; queries and weights are rounded to f16.
 //:threads 384
@@ -99,8 +99,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attend_warpgroup(
         }
     }
     wait_for_inputs();
-    u32 tile = gridDim.x - 1 - blockIdx.x;
-    u32 kv_head = blockIdx.y;
+    // Blocks that start together see about as many tokens, whatever their key head, and those that see the fewest come last.
+    u32 block = blockIdx.y * gridDim.x + blockIdx.x;
+    u32 tile = gridDim.x - 1 - block / kv_heads;
+    u32 kv_head = block % kv_heads;
     u32 group = heads / kv_heads;
     u32 first_query = tile * QUERIES;
     u32 first_row = first_query / group;
