@@ -14,9 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let text = fs::read_to_string(&file)?;
             let stem = file.file_stem().unwrap_or_default().to_string_lossy();
             let entry = kernel(&stem, &text).map_err(|why| format!("{}: {why}", file.display()))?;
-            write!(
+            writeln!(
                 out,
-                "Kernel {{ name: {stem:?}, source: include_str!({file:?}), {entry} }},\n"
+                "Kernel {{ name: {stem:?}, source: include_str!({file:?}), {entry} }},"
             )?;
         }
     }
@@ -80,13 +80,13 @@ fn kernel(stem: &str, text: &str) -> Result<String, String> {
         return Err("more than one kernel".into());
     }
     // The bounds' parentheses come first, then the parameters'.
-    let bounds = format!("__launch_bounds__(THREADS");
+    let bounds = "__launch_bounds__(THREADS";
     let signature = signature
         .trim_start()
         .strip_prefix("void ")
         .ok_or("a kernel returns nothing")?;
     let signature = signature
-        .strip_prefix(&bounds)
+        .strip_prefix(bounds)
         .and_then(|rest| rest.split_once(')'))
         .ok_or("no `__launch_bounds__(THREADS)` after `void`")?
         .1;

@@ -219,7 +219,6 @@ impl Backend for CudaBackend {
     fn prepare(&self, recording: &Recording) -> Result<PlanId, BackendError> {
         self.with(|state| {
             let context = Context {
-                caps: &self.caps,
                 capability: self.gpu.capability,
                 processors: self.gpu.processors,
                 products: state.multiplier.is_some(),

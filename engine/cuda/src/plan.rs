@@ -128,7 +128,7 @@ impl Plan {
     /// [`BackendError::Unsupported`], [`BackendError::BadHandle`] for operands that are not there, and device errors.
     pub(crate) fn prepare(
         recording: &Recording,
-        context: &Context<'_>,
+        context: &Context,
         workshop: &mut Workshop<'_>,
     ) -> Result<Plan, BackendError> {
         let mut buffers = HashSet::new();

@@ -12,7 +12,7 @@ const BLOCKS: u32 = 65_535;
 
 /// # Errors
 /// [`BackendError::Unsupported`] for more than 33 million columns.
-pub(super) fn launch(op: &Activate, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Activate, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (rows, cols) = (op.out.rows, op.out.cols);
     let blocks = cols.div_ceil(4).div_ceil(THREADS);
     if blocks > BLOCKS {

@@ -42,7 +42,7 @@ fn select(rows: u32, views: u32, head_dim: u32, forced: Option<AttendKernel>) ->
 
 /// # Errors
 /// [`BackendError::Unsupported`] for heads that are no multiple of 8 or beyond 512 elements, and grids that are too large.
-pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Attend, context: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let head_dim = op.shape.head_dim;
     if !head_dim.is_multiple_of(8) || head_dim > DIM_LIMIT {
         let why = format!("heads of {head_dim} elements");

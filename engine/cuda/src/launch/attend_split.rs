@@ -31,11 +31,7 @@ fn shared(dim: u32) -> u32 {
 
 /// # Errors
 /// [`BackendError::Unsupported`] for heads beyond 512 elements, and grids that are too large.
-pub(super) fn launch(
-    op: &Attend,
-    lone: bool,
-    context: &Context<'_>,
-) -> Result<Dispatch, BackendError> {
+pub(super) fn launch(op: &Attend, lone: bool, context: &Context) -> Result<Dispatch, BackendError> {
     let name = Attend::NAME;
     let head_dim = op.shape.head_dim;
     let (dim, dim_name) = dim(head_dim).ok_or_else(|| unsupported(name, "long heads"))?;

@@ -47,11 +47,7 @@ impl Shape {
 
 /// # Errors
 /// [`BackendError::Unsupported`] for grids that are too large.
-pub(super) fn launch(
-    op: &Attend,
-    lone: bool,
-    context: &Context<'_>,
-) -> Result<Dispatch, BackendError> {
+pub(super) fn launch(op: &Attend, lone: bool, context: &Context) -> Result<Dispatch, BackendError> {
     let kv_heads = op.shape.kv_heads;
     let queries = u64::from(op.q.rows) * u64::from(op.heads() / kv_heads);
     let shape = Shape::of(op.shape.head_dim, queries);

@@ -16,12 +16,12 @@ const STAGES: u32 = 2;
 const CAPABILITY: u32 = 90;
 
 /// Whether these kernels take the op's heads on this device.
-pub(super) fn serves(op: &Attend, context: &Context<'_>) -> bool {
+pub(super) fn serves(op: &Attend, context: &Context) -> bool {
     context.capability == CAPABILITY && matches!(op.shape.head_dim, 64 | 128)
 }
 
 /// Whether there are enough rows for most of the device: views are not split.
-pub(super) fn fills(op: &Attend, context: &Context<'_>) -> bool {
+pub(super) fn fills(op: &Attend, context: &Context) -> bool {
     4 * tiles(op) * u64::from(op.shape.kv_heads) >= 3 * u64::from(context.processors)
 }
 

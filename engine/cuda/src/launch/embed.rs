@@ -10,7 +10,7 @@ const THREADS: u32 = 64;
 
 /// # Errors
 /// None but defects.
-pub(super) fn launch(op: &Embed, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Embed, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let format = op.table.dtype.row_format(op.table.cols);
     let quads = op.table.cols.div_ceil(4);
     let embed = dispatch(

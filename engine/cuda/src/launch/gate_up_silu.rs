@@ -14,11 +14,7 @@ const HANDED: usize = 4;
 const QUADS: u64 = 256;
 
 /// Where the op leaves its result as f16 for a product that follows: in scratch that no launch of the two writes to otherwise.
-pub(super) fn handed(
-    op: &GateUpSilu,
-    next: Option<&Op>,
-    context: &Context<'_>,
-) -> Option<Argument> {
+pub(super) fn handed(op: &GateUpSilu, next: Option<&Op>, context: &Context) -> Option<Argument> {
     let Some(Op::LinearAdd(next)) = next else {
         return None;
     };
@@ -39,7 +35,7 @@ pub(super) fn handed(
 pub(super) fn launch(
     op: &GateUpSilu,
     handed: Option<Argument>,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Vec<Launch>, BackendError> {
     if context.force.matmul.is_none() && one_row::gate_up_serves(op) {
         return Ok(vec![one_row::gate_up_silu(op, context)?.into()]);

@@ -8,7 +8,7 @@ use super::{Context, Launch, one_row};
 
 /// # Errors
 /// As the matrix product.
-pub(super) fn launch(op: &Linear, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(op: &Linear, context: &Context) -> Result<Vec<Launch>, BackendError> {
     let (name, rows) = (Linear::NAME, op.out.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {
         let (weight, bias) = (op.weight, op.bias);

@@ -7,7 +7,7 @@ use super::matmul::{self, Matmul, Product};
 use super::{Argument, Context, Launch, MatmulKernel, one_row};
 
 /// Whether the op's product takes its input as f16.
-pub(super) fn takes_half(op: &LinearAdd, context: &Context<'_>) -> bool {
+pub(super) fn takes_half(op: &LinearAdd, context: &Context) -> bool {
     let one = context.force.matmul.is_none() && one_row::serves(op.x.rows, op.a.cols);
     let kernel = matmul::chosen(
         LinearAdd::NAME,
@@ -26,7 +26,7 @@ pub(super) fn takes_half(op: &LinearAdd, context: &Context<'_>) -> bool {
 pub(super) fn launch(
     op: &LinearAdd,
     handed: Option<Argument>,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Vec<Launch>, BackendError> {
     let (name, rows) = (LinearAdd::NAME, op.x.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {

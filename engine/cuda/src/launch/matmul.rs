@@ -83,7 +83,7 @@ pub(super) fn chosen(
     rows: u32,
     weights: &[Tensor],
     library: bool,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<MatmulKernel, BackendError> {
     let weight = weights[0];
     let shape = Shape {
@@ -137,10 +137,7 @@ pub(super) fn factor(
 ///
 /// # Errors
 /// None but defects.
-pub(super) fn launch(
-    matmul: &Matmul<'_>,
-    context: &Context<'_>,
-) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(matmul: &Matmul<'_>, context: &Context) -> Result<Vec<Launch>, BackendError> {
     if matmul.kernel == MatmulKernel::Library {
         return Ok(matmul
             .products
@@ -189,7 +186,7 @@ fn product(product: &Product, matmul: &Matmul<'_>) -> Launch {
 ///
 /// # Errors
 /// None but defects.
-pub(super) fn gated(matmul: &Matmul<'_>, context: &Context<'_>) -> Result<Dispatch, BackendError> {
+pub(super) fn gated(matmul: &Matmul<'_>, context: &Context) -> Result<Dispatch, BackendError> {
     tile("GATED", matmul.products, matmul, context)
 }
 
@@ -197,7 +194,7 @@ pub(super) fn gated(matmul: &Matmul<'_>, context: &Context<'_>) -> Result<Dispat
 fn row(
     products: &[Product],
     matmul: &Matmul<'_>,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Dispatch, BackendError> {
     let groups = |each: u32| -> u32 {
         let outputs = products.iter().map(|product| product.weight.rows);
@@ -298,7 +295,7 @@ fn tile(
     form: &'static str,
     products: &[Product],
     matmul: &Matmul<'_>,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Dispatch, BackendError> {
     let first = products[0].weight;
     let shape = Shape {
@@ -366,7 +363,7 @@ fn arguments(
 
 #[cfg(test)]
 mod tests {
-    use longwave_contract::{BufferId, Caps, DeviceKind};
+    use longwave_contract::BufferId;
 
     use super::super::Force;
     use super::*;
@@ -436,9 +433,7 @@ mod tests {
     fn products_of_one_type_share_a_launch() {
         let buffer = BufferId(0);
         let tensor = |dtype, rows, cols| Tensor::new(buffer, dtype, rows, cols);
-        let caps = caps();
         let context = Context {
-            caps: &caps,
             capability: 90,
             processors: 132,
             products: false,
@@ -481,25 +476,6 @@ mod tests {
                 assert_eq!(launches(&alike), [blocks]);
                 assert_eq!(launches(&[alike[0], product(other, 64), alike[2]]).len(), 2);
             }
-        }
-    }
-
-    fn caps() -> Caps {
-        Caps {
-            backend: "cuda",
-            device: String::new(),
-            driver: String::new(),
-            kind: DeviceKind::Discrete,
-            memory: None,
-            slab_limit: u64::MAX,
-            subgroup: Some((32, 32)),
-            f16: true,
-            workgroup_memory: 48 << 10,
-            workgroup_threads: 1024,
-            workgroups_per_axis: 65_535,
-            cooperative_matrix: Vec::new(),
-            half_products: true,
-            timestamps: true,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which kernels serve an op, with which numbers and grids.
 //!
 //! One file per op, and beside them files that several ops use. What comes out is a list of [`Dispatch`]es: names and numbers, no driver.
-//! The choice follows from shapes and [`Caps`] alone, so that it is tested without a device.
+//! The choice follows from shapes and the device's facts in [`Context`] alone, so that it is tested without a device.
 //!
 //! An operand that is absent (a bias, a head norm) is passed as a null address.
 
@@ -29,7 +29,7 @@ mod sample;
 mod select;
 mod unpack;
 
-use longwave_contract::{BackendError, Caps, Op, Tensor};
+use longwave_contract::{BackendError, Op, Tensor};
 use longwave_cuda_kernels::{Kernel, Kind};
 
 use crate::BACKEND;
@@ -149,9 +149,8 @@ pub struct Force {
 }
 
 /// What the choice of kernels depends on besides the op.
-pub(crate) struct Context<'a> {
-    /// What the device can do.
-    pub caps: &'a Caps,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
     /// Its compute capability, times ten.
     pub capability: u32,
     /// Its multiprocessors.
@@ -166,10 +165,7 @@ pub(crate) struct Context<'a> {
 ///
 /// # Errors
 /// [`BackendError::Unsupported`] when no kernel serves these shapes on this device.
-pub(crate) fn launch_all(
-    ops: &[Op],
-    context: &Context<'_>,
-) -> Result<Vec<Vec<Launch>>, BackendError> {
+pub(crate) fn launch_all(ops: &[Op], context: &Context) -> Result<Vec<Vec<Launch>>, BackendError> {
     let mut given = None;
     let ops = ops.iter().enumerate().map(|(index, op)| {
         let taken = given.take();
@@ -186,7 +182,7 @@ pub(crate) fn launch_all(
 }
 
 /// The launches that serve an op, in order.
-fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+fn launch(op: &Op, context: &Context) -> Result<Vec<Launch>, BackendError> {
     let kernels = match op {
         Op::Attend(op) => attend::launch(op, context),
         Op::Embed(op) => embed::launch(op, context),

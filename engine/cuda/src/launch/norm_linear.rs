@@ -10,7 +10,7 @@ use super::{Context, Launch};
 
 /// # Errors
 /// As the matrix product.
-pub(super) fn launch(op: &NormLinear, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(op: &NormLinear, context: &Context) -> Result<Vec<Launch>, BackendError> {
     let (name, rows) = (NormLinear::NAME, op.out.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.x.cols) {
         let norm = Norm {

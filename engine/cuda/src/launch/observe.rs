@@ -21,7 +21,7 @@ const PICKS: u32 = 65_535;
 
 /// # Errors
 /// [`BackendError::Unsupported`] for heads that are no multiple of 8 or beyond 512 elements, and for more picks than a grid has.
-pub(super) fn launch(op: &Observe, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Observe, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let name = Observe::NAME;
     let head_dim = op.shape.head_dim;
     let variant = octets(head_dim)

@@ -108,7 +108,7 @@ fn launch(
     of: Tensor,
     pairs: u32,
     arguments: &[(&str, Argument)],
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Dispatch, BackendError> {
     let cut = cut(of, pairs, context.processors, context.capability);
     let shape = [
@@ -142,7 +142,7 @@ pub(super) fn product(
     count: Tensor,
     y: Tensor,
     add: bool,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Dispatch, BackendError> {
     let epsilon = selected.map_or(0.0, |(norm, _)| norm.epsilon);
     let arguments = [
@@ -167,10 +167,7 @@ pub(super) fn product(
 ///
 /// # Errors
 /// None but defects.
-pub(super) fn gate_up_silu(
-    op: &GateUpSilu,
-    context: &Context<'_>,
-) -> Result<Dispatch, BackendError> {
+pub(super) fn gate_up_silu(op: &GateUpSilu, context: &Context) -> Result<Dispatch, BackendError> {
     let outputs = op.w_gate.rows;
     let arguments = [
         ("gate", op.w_gate.into()),
@@ -191,7 +188,7 @@ pub(super) fn gate_up_silu(
 /// None but defects.
 pub(super) fn qkv_rope_append(
     op: &QkvRopeAppend,
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Vec<Dispatch>, BackendError> {
     let head_dim = op.shape.head_dim;
     let arguments = [
@@ -232,7 +229,7 @@ pub(super) fn qkv_rope_append(
 pub(super) fn qkv_products(
     op: &QkvRopeAppend,
     outputs: [Argument; 3],
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<Dispatch, BackendError> {
     let [q, k, v] = outputs;
     let arguments = [

@@ -29,7 +29,7 @@ const ESCAPERS: u32 = 8;
 
 /// # Errors
 /// [`BackendError::Unsupported`] for tokens whose codes and scales exceed shared memory.
-pub(super) fn launch(op: &Pack, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Pack, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (shape, blocks) = (op.shape, op.blocks.rows);
     let (tokens, room) = (blocks * BLOCK, room(&shape));
     let shared = 4 * WARPS * room;

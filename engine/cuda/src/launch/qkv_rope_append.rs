@@ -16,10 +16,7 @@ const HEADS: u32 = 4;
 
 /// # Errors
 /// As the matrix products; [`BackendError::Unsupported`] for heads of more than 256 elements.
-pub(super) fn launch(
-    op: &QkvRopeAppend,
-    context: &Context<'_>,
-) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(op: &QkvRopeAppend, context: &Context) -> Result<Vec<Launch>, BackendError> {
     let chosen = context.force.matmul.is_none();
     if chosen && one_row::qkv_serves(op) {
         let whole = one_row::qkv_rope_append(op, context)?;
@@ -51,7 +48,7 @@ pub(super) fn launch(
 fn several(
     op: &QkvRopeAppend,
     outputs: [Argument; 3],
-    context: &Context<'_>,
+    context: &Context,
 ) -> Result<(Vec<Launch>, bool), BackendError> {
     let rows = op.x.rows;
     let weights = [op.w_q, op.w_k, op.w_v];

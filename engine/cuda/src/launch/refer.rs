@@ -22,7 +22,7 @@ fn splits(blocks: u32, processors: u32) -> u32 {
 
 /// # Errors
 /// None but defects.
-pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Refer, context: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let shape = op.shape;
     let blocks = op.blocks.rows;
     let sources = [

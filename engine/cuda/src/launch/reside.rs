@@ -7,7 +7,7 @@ use super::{Argument, Context, Dispatch, dispatch};
 
 /// # Errors
 /// None but defects.
-pub(super) fn launch(op: &Reside, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Reside, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (stores, capacity) = (op.stores.rows, op.tokens.cols);
     // How many tokens have no slot, an unused word, and each of them with its slot.
     let found_pitch = 2 + 2 * capacity;

@@ -27,7 +27,7 @@ fn team(head_dim: u32) -> (&'static str, u32) {
 
 /// # Errors
 /// [`BackendError::Unsupported`] for heads of more than 256 elements.
-pub(super) fn launch(op: &Rope, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Rope, context: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (rows, head_dim) = (op.x.rows, op.shape.head_dim);
     if head_dim > HEAD_LIMIT {
         let why = format!("heads of {head_dim} elements");

@@ -18,7 +18,7 @@ const ROWS: u32 = 65_535;
 
 /// # Errors
 /// [`BackendError::Unsupported`] for more than 524,288 tokens, and for more rows than a grid has.
-pub(super) fn launch(op: &Sample, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Sample, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (rows, vocabulary) = (op.logits.rows, op.logits.cols);
     let chunks = vocabulary.div_ceil(CHUNK);
     if chunks > CHUNKS {

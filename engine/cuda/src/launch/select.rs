@@ -19,7 +19,7 @@ const PICKS: u32 = 65_535;
 
 /// # Errors
 /// [`BackendError::Unsupported`] for more picks than a grid has.
-pub(super) fn launch(op: &Select, _: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Select, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let picks = op.picks.rows;
     if picks > PICKS {
         return Err(unsupported(Select::NAME, format!("{picks} picks")));

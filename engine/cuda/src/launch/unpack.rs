@@ -11,7 +11,7 @@ const RESIDENT: u32 = 5;
 
 /// # Errors
 /// None but defects.
-pub(super) fn launch(op: &Unpack, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
+pub(super) fn launch(op: &Unpack, context: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let rows = op.out.rows;
     let (naming, tokens_pitch) = naming(op.tokens);
     let given = [
