@@ -237,6 +237,28 @@ fn kernels_live_in_their_folders_and_begin_alike() -> Result<()> {
     Ok(())
 }
 
+/// A kernel may begin before the one ahead of it has ended: one that does not wait, itself or in a part that it includes, races with it.
+#[test]
+fn cuda_kernels_wait_for_those_before_them() -> Result<()> {
+    fn waits(file: &str) -> Result<bool> {
+        let text = read(file)?;
+        let parts = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+        let mut found = text.contains("wait_for_inputs();");
+        for part in parts {
+            found = found || waits(&format!("cuda-kernels/{part}"))?;
+        }
+        Ok(found)
+    }
+    for folder in ["cuda-kernels/op", "cuda-kernels/shared"] {
+        for file in files(folder)? {
+            ensure!(waits(&file)?, "{file} never waits for its inputs");
+        }
+    }
+    Ok(())
+}
+
 fn is_code(file: &str) -> bool {
     [".rs", ".wgsl", ".cu", ".cuh"]
         .iter()

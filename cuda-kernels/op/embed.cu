@@ -5,12 +5,15 @@
 // Numerics: one f32 multiply-add an element.
 //:threads 64
 //:variant WEIGHT = F16 | Q4 | Q8G32 | Q8G16 | Q8G32M
+#include "part/launch.cuh"
 #include "part/weight.cuh"
 
 // weight_pitch, scale_offset: chunks of a table row, and of it before the scales. out_pitch: quads of an output row.
 extern "C" __global__ void __launch_bounds__(THREADS) embed(
     const uint4* table, const RowDesc* rows, const u32* count, float4* out,
     u32 capacity, u32 vocabulary, u32 weight_pitch, u32 scale_offset, u32 out_pitch) {
+    wait_for_inputs();
+    release_dependents();
     u32 quad = blockIdx.x * THREADS + threadIdx.x;
     u32 row = blockIdx.y;
     if (row >= min(*count, capacity) || quad >= out_pitch) return;
