@@ -22,6 +22,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -169,6 +170,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Launch>, Back
         Op::Pack(op) => pack::launch(op, context),
         Op::Unpack(op) => unpack::launch(op, context),
         Op::Rope(op) => rope::launch(op, context),
+        Op::Restore(op) => return restore::launch(op, context),
         Op::Activate(op) => activate::launch(op, context),
         Op::Observe(op) => observe::launch(op, context),
         Op::Reside(op) => reside::launch(op, context),
