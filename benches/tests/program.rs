@@ -93,7 +93,7 @@ fn tokens_are_measured_recorded_compared_and_drawn() -> Result<()> {
         ensure!(has("attend"), "{}", result["test"]);
         // Short prompts leave nothing to compress, but are taken in layer by layer all the same.
         ensure!(
-            (compresses && generates) == has("unpack"),
+            (compresses && generates) == has("restore"),
             "{}",
             result["test"]
         );

@@ -6,40 +6,9 @@
 //:threads 256
 //:variant NAMING = EVERY | LISTED | MISSING
 //:variant RULE = PLAIN | GAIN | SYMMETRIC | MIN_MAX
-#include "part/code.cuh"
-#include "part/exact_load.cuh"
+#include "part/coded.cuh"
 #include "part/launch.cuh"
-#include "part/restored.cuh"
-
-// What a token's latents are read from.
-struct Coded {
-    const uint4* components;
-    const u32* codes;
-    const f16* scales;
-    // Latents, and those that share a scale.
-    u32 rank;
-    u32 group;
-
-    __device__ float latent(u32 i) const {
-        if (i >= rank) return 0.0f;
-        ComponentDesc component = component_at(components, i);
-        if (component.bits == 0) return 0.0f;
-        u32 word = component.offset / 32, bit = component.offset % 32;
-        u32 code = codes[word] >> bit;
-        if (bit + component.bits > 32) code |= codes[word + 1] << (32 - bit);
-        code &= (1u << component.bits) - 1;
-        if (RULE == PLAIN) return f32_of(f16(code));
-        if (RULE == GAIN) return Scale{f32_of(scales[0]), 0.0f}.restore(component, code);
-        u32 number = i / group;
-        if (RULE == SYMMETRIC) return Scale{f32_of(scales[number]), 0.0f}.restore(component, code);
-        return Scale{f32_of(scales[2 * number]), f32_of(scales[2 * number + 1])}.restore(component, code);
-    }
-
-    // Latents 4 * quad to 4 * quad + 3; zeros beyond the last.
-    __device__ float4 quad(u32 quad) const {
-        return make_float4(latent(4 * quad), latent(4 * quad + 1), latent(4 * quad + 2), latent(4 * quad + 3));
-    }
-};
+#include "part/place.cuh"
 
 // mean_rows: 2 where coded tokens have an offset. out_rows: rows at most. words: words of a record. group: latents that share a scale.
 // scales: halves of a token's scales.
@@ -55,56 +24,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5) unpack(
     u32 rows = min(*count, out_rows);
     u32 quads = cols / 4, latent_quads = ceil_div(rank, 4), thread = threadIdx.x % WARP;
     References known = {{latents, entries, words}, {stride, references}, exact_words, exact_f16 != 0};
-    // Token `i` of the raw pages from entry `pages` on.
-    auto raw_row = [&](u32 pages, u32 i) {
-        u64 slot = u64(entry_index(entries[pages + i / PAGE])) * PAGE + i % PAGE;
-        return ExactRow{raw + slot * (cols / 2), true};
-    };
+    Places places = {known, stores, raw, cols, neighbours, ordinals_at, ordinal_words, escapes_at, escapes};
     for (u32 row = blockIdx.x; row < rows; row += gridDim.x) {
         RestoredToken token = restored_token<NAMING>(tokens, stores, first + row, pitch, tokens_pitch);
-        // A row as it is, or those whose mean is a base, a thread each; and whether there are latents besides.
-        ExactRow own = {nullptr, true};
-        u32 sources = 0;
-        bool has_latents = false;
-        Coded coded = {components, nullptr, nullptr, rank, group};
-        if (token.position != ABSENT) {
-            StoreDesc store = stores[token.store];
-            u32 after = token.position - store.sinks;
-            if (token.position < store.sinks) {
-                own = raw_row(store.pages, token.position);
-                sources = 1;
-            } else if (after >= store.compressed) {
-                own = raw_row(store.pages + ceil_div(store.sinks, PAGE), after - store.compressed);
-                sources = 1;
-            } else {
-                const u32* record = known.records.record(store.blocks, after / BLOCK);
-                u32 lane = after % BLOCK;
-                u32 escape = ABSENT;
-                for (u32 i = thread; i < escapes; i += WARP) {
-                    if (record[escapes_at + i] == lane) escape = min(escape, i);
-                }
-                escape = __reduce_min_sync(ALL, escape);
-                if (known.shape.is_reference(lane)) {
-                    own = {record + lane / stride * exact_words, known.exact_f16};
-                    sources = 1;
-                } else if (escape != ABSENT) {
-                    own = {record + escapes_at + escapes + escape * exact_words, known.exact_f16};
-                    sources = 1;
-                } else {
-                    u32 place = known.shape.coded_index(lane);
-                    has_latents = true;
-                    coded.codes = record + codes_at + place * code_words;
-                    coded.scales = reinterpret_cast<const f16*>(record + scales_at) + place * scales;
-                    sources = neighbours;
-                    if (thread < neighbours) {
-                        u32 found = ordinal(record + ordinals_at, ordinal_words, place, thread);
-                        own = found < store.sinks ? raw_row(store.pages, found) : known.row(store.blocks, found - store.sinks);
-                    }
-                }
-            }
-        }
-        ExactRows all = ExactRows::gather(own, sources, room[threadIdx.x / WARP]);
-        float share = 1.0f / float(max(sources, 1u));
+        Place place = places.find<WARP>(token, thread);
+        bool has_latents = place.record != nullptr;
+        // A row as it is, or those whose mean is a base, a thread each.
+        ExactRow own = has_latents && thread < neighbours ? places.reference(place, thread) : place.own;
+        Coded coded = {components, place.record + codes_at + place.coded * code_words,
+                       reinterpret_cast<const f16*>(place.record + scales_at) + place.coded * scales, rank, group};
+        ExactRows all = ExactRows::gather(own, place.sources, room[threadIdx.x / WARP]);
+        float share = 1.0f / float(max(place.sources, 1u));
         for (u32 quad = threadIdx.x; quad < quads; quad += THREADS) {
             float4 middle = mean[quad];
             float4 x = all.mean(quad, cols, middle, share);

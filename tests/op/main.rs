@@ -15,6 +15,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rope;
 mod sample;
 mod select;
@@ -242,13 +243,14 @@ fn slab_limit(op: &Op) -> Option<u64> {
             .unwrap_or(0)
     };
     // Kernels' working memory is no larger than the operands, but that attention keeps a sum for each split of 256 tokens or more, and
-    // observers logits for a block of four heads at least, and two records for 128 of them.
+    // observers logits for a block of four heads at least, and two records for 128 of them; and what is restored lies there as f32.
     let working = match op {
         Op::Attend(op) => largest(false) * u64::from(op.longest.div_ceil(256)).max(1),
         Op::Observe(op) => {
             let capacity = op.scores.cols;
             u64::from(op.scores.rows) * u64::from(capacity + 2 * capacity.div_ceil(128)) * 16
         }
+        Op::Restore(op) => u64::from(op.rows) * u64::from(op.latent.cols.max(op.latent.rank)) * 4,
         _ => 0,
     };
     let limit = largest(false).max(working).next_power_of_two().max(4096);
@@ -285,7 +287,7 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 16] {
+fn suites() -> [(&'static str, Vec<Case>); 17] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
@@ -299,6 +301,7 @@ fn suites() -> [(&'static str, Vec<Case>); 16] {
         ("pack", pack::cases()),
         ("unpack", unpack::cases()),
         ("rope", rope::cases()),
+        ("restore", restore::cases()),
         ("linear_add", linear_add::cases()),
         ("gate_up_silu", gate_up_silu::cases()),
         ("norm_linear", norm_linear::cases()),

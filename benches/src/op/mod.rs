@@ -12,6 +12,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rope;
 mod sample;
 mod select;
@@ -94,6 +95,7 @@ pub fn suites(shapes: &Shapes) -> Vec<(&'static str, Vec<Case>)> {
         (ops::Pack::NAME, pack::cases(shapes)),
         (ops::Unpack::NAME, unpack::cases(shapes)),
         (ops::Rope::NAME, rope::cases(shapes)),
+        (ops::Restore::NAME, restore::cases(shapes)),
         (ops::LinearAdd::NAME, linear_add::cases(shapes)),
         (ops::GateUpSilu::NAME, gate_up_silu::cases(shapes)),
         (ops::NormLinear::NAME, norm_linear::cases(shapes)),
@@ -119,6 +121,7 @@ pub fn work(op: &Op, tables: &Tables<'_>) -> Result<Work> {
         Op::Pack(op) => pack::work(op, tables),
         Op::Unpack(op) => unpack::work(op, tables),
         Op::Rope(op) => rope::work(op, tables),
+        Op::Restore(op) => restore::work(op, tables),
         Op::LinearAdd(op) => linear_add::work(op, tables),
         Op::GateUpSilu(op) => gate_up_silu::work(op, tables),
         Op::NormLinear(op) => norm_linear::work(op, tables),

@@ -9,9 +9,15 @@ use longwave_tests::rig::Values;
 use super::{Case, Shapes};
 use crate::work::{Tables, Work};
 
-/// Stored rows in, each as many bytes as the mean of its sequence, and its base and latents out. Rows that are named one by one read their
-/// references each for itself.
+/// Stored rows in, and bases and latents out.
 pub(super) fn work(op: &Unpack, tables: &Tables<'_>) -> Result<Work> {
+    let rows = tables.count(op.count)?;
+    let written = op.out.row_bytes() + op.z.map_or(0, |z| z.row_bytes());
+    Ok(stored(op, tables)? + Work::moves(rows * written))
+}
+
+/// Stored rows in, each as many bytes as the mean of its sequence. Rows that are named one by one read their references each for itself.
+pub(super) fn stored(op: &Unpack, tables: &Tables<'_>) -> Result<Work> {
     let rows = tables.count(op.count)?;
     let stores: Vec<StoreDesc> = tables.rows(op.stores, op.stores.rows.into())?;
     let (mut raw, mut coded) = (0u64, 0u64);
@@ -29,9 +35,8 @@ pub(super) fn work(op: &Unpack, tables: &Tables<'_>) -> Result<Work> {
     let code = op.shape.bytes_per_token() + apart;
     let stored = raw as f64 * op.raw.row_bytes() as f64 + coded as f64 * code;
     let each = stored / (raw + coded).max(1) as f64;
-    let written = op.out.row_bytes() + op.z.map_or(0, |z| z.row_bytes());
     Ok(Work {
-        bytes: rows as f64 * (each + written as f64),
+        bytes: rows as f64 * each,
         flops: rows as f64 * f64::from(op.shape.cols) * f64::from(1 + neighbours),
     })
 }

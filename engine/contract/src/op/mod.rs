@@ -19,6 +19,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rope;
 mod sample;
 mod select;
@@ -36,6 +37,7 @@ pub use pack::Pack;
 pub use qkv_rope_append::{QkvRopeAppend, ROPE_LOW};
 pub use refer::Refer;
 pub use reside::{NO_TOKEN, RESIDENT_HEAD, Reside};
+pub use restore::Restore;
 pub use rope::Rope;
 pub use sample::{LARGEST_LOGIT, NO_CHOICE, POWER, Sample, SampleDesc};
 pub use select::{Select, Selected, planted};
@@ -170,6 +172,7 @@ ops!(
     Pack,
     Unpack,
     Rope,
+    Restore,
     LinearAdd,
     GateUpSilu,
     NormLinear,
@@ -184,7 +187,11 @@ impl Op {
         let mut tolerance = self.full_tolerance();
         if caps.half_products {
             tolerance.relative += match self {
-                Op::Linear(_) | Op::LinearAdd(_) | Op::NormLinear(_) | Op::QkvRopeAppend(_) => HALF,
+                Op::Linear(_)
+                | Op::LinearAdd(_)
+                | Op::NormLinear(_)
+                | Op::QkvRopeAppend(_)
+                | Op::Restore(_) => HALF,
                 // The product of two such sums; scores and weights of attention.
                 Op::GateUpSilu(_) | Op::Attend(_) => 2.0 * HALF,
                 _ => 0.0,

@@ -12,6 +12,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rope;
 mod sample;
 mod select;
@@ -39,6 +40,7 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::Refer(_) => Kernel::Gemm,
         Op::Linear(op) => matmul::select(op.out),
         Op::Activate(_) | Op::Pack(_) | Op::Unpack(_) | Op::Rope(_) => Kernel::Gather,
+        Op::Restore(op) => restore::select(op),
         Op::LinearAdd(op) => matmul::select(op.x),
         Op::GateUpSilu(op) => matmul::select(op.x),
         Op::NormLinear(op) => matmul::select(op.out),
@@ -60,6 +62,7 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::Pack(op) => pack::run(op, memory),
         Op::Unpack(op) => unpack::run(op, memory),
         Op::Rope(op) => rope::run(op, memory),
+        Op::Restore(op) => restore::run(op, kernel, memory),
         Op::LinearAdd(op) => linear_add::run(op, kernel, memory),
         Op::GateUpSilu(op) => gate_up_silu::run(op, kernel, memory),
         Op::NormLinear(op) => norm_linear::run(op, kernel, memory),

@@ -23,6 +23,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -190,6 +191,7 @@ fn launch(op: &Op, context: &Context) -> Result<Vec<Launch>, BackendError> {
         Op::Pack(op) => pack::launch(op, context),
         Op::Unpack(op) => unpack::launch(op, context),
         Op::Rope(op) => rope::launch(op, context),
+        Op::Restore(op) => return restore::launch(op, context),
         Op::Activate(op) => activate::launch(op, context),
         Op::Observe(op) => observe::launch(op, context),
         Op::Reside(op) => reside::launch(op, context),

@@ -160,6 +160,17 @@ pub struct RestoreTensors {
     pub inner: [Option<Tensor>; 3],
 }
 
+/// What a decoder that is a matrix, or nothing, restores tokens with; see [`longwave_contract::op::Restore`].
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    /// The layer's mean, and below it what coded tokens get besides.
+    pub mean: Tensor,
+    /// How latents are coded.
+    pub components: Tensor,
+    /// The matrix; without it, latents are the residual itself.
+    pub matrix: Option<Tensor>,
+}
+
 /// Elements of f32 for each row that a codec's inner layers take, in each of three buffers: an op's results lie in no buffer that it reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inner {
@@ -199,7 +210,13 @@ pub trait Codec: Send + Sync + std::fmt::Debug {
         parameter: ParameterOf<'_>,
     ) -> Result<(), CheckError>;
 
-    /// Records the ops that restore tokens.
+    /// The decoder, where one op can restore tokens all the way; `None` where it has inner layers.
+    ///
+    /// # Errors
+    /// A parameter is not there.
+    fn decoder(&self, parameter: ParameterOf<'_>) -> Result<Option<Decoder>, CheckError>;
+
+    /// Records the ops that restore tokens up to the row before the rotary embedding, for a decoder with inner layers, or to look at those rows.
     ///
     /// # Errors
     /// A tensor does not fit.
@@ -288,6 +305,10 @@ impl Placed {
     ) -> Result<(), CheckError> {
         self.codec
             .encode(recording, with, &|name| self.parameter(name))
+    }
+
+    pub fn decoder(&self) -> Result<Option<Decoder>, CheckError> {
+        self.codec.decoder(&|name| self.parameter(name))
     }
 
     pub fn restore(

@@ -8,8 +8,8 @@ use longwave_contract::op::{Activate, Activation, Linear, LinearAdd};
 use longwave_contract::{CheckError, DType, Recording, Tensor};
 
 use super::{
-    Codec, Component, EncodeTensors, Inner, Parameter, ParameterOf, RestoreTensors, Transform,
-    reshaped,
+    Codec, Component, Decoder, EncodeTensors, Inner, Parameter, ParameterOf, RestoreTensors,
+    Transform, reshaped,
 };
 
 /// Columns of matrices come in multiples of this; inner layers are padded with zeros, of which activations make zeros.
@@ -150,9 +150,13 @@ impl Network {
         Ok(out)
     }
 
-    fn has_offset(&self) -> bool {
+    /// The name of the mean, which may have an offset below.
+    fn mean(&self) -> &'static str {
         let mut parameters = self.rows.parameters.iter();
-        parameters.any(|parameter| parameter.name == OFFSET)
+        match parameters.any(|parameter| parameter.name == OFFSET) {
+            true => OFFSET,
+            false => "mean",
+        }
     }
 }
 
@@ -307,6 +311,17 @@ impl Codec for Network {
         self.rows.pack(recording, with, parameter, z)
     }
 
+    fn decoder(&self, parameter: ParameterOf<'_>) -> Result<Option<Decoder>, CheckError> {
+        if self.up.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Decoder {
+            mean: parameter(self.mean())?,
+            components: parameter("components")?,
+            matrix: Some(parameter("up")?),
+        }))
+    }
+
     fn restore(
         &self,
         recording: &mut Recording,
@@ -315,9 +330,9 @@ impl Codec for Network {
     ) -> Result<(), CheckError> {
         let (rows, count) = (with.out.rows, with.count);
         let z = reshaped(with.z, rows, self.rows.shape.rank);
-        let mean = if self.has_offset() { OFFSET } else { "mean" };
+        let mean = parameter(self.mean())?;
         self.rows
-            .unpack(recording, with, parameter, Some(z), parameter(mean)?)?;
+            .unpack(recording, with, parameter, Some(z), mean)?;
         let mut a = z;
         if let Some(width) = self.up {
             let change = working(&with.inner, 0, rows, width.inputs)?;

@@ -6,7 +6,7 @@ use longwave_contract::kv::{ComponentDesc, LatentShape, ReferenceShape, ScaleRul
 use longwave_contract::op::{Linear, LinearAdd, Pack, Refer, Unpack};
 use longwave_contract::{CheckError, DType, Recording, Tensor};
 
-use super::{Codec, EncodeTensors, Parameter, ParameterOf, RestoreTensors, reshaped};
+use super::{Codec, Decoder, EncodeTensors, Parameter, ParameterOf, RestoreTensors, reshaped};
 
 /// How one latent is coded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -241,6 +241,14 @@ impl Codec for Transform {
             with.residual
         };
         self.pack(recording, with, parameter, z)
+    }
+
+    fn decoder(&self, parameter: ParameterOf<'_>) -> Result<Option<Decoder>, CheckError> {
+        Ok(Some(Decoder {
+            mean: parameter("mean")?,
+            components: parameter("components")?,
+            matrix: self.has_maps().then(|| parameter("up")).transpose()?,
+        }))
     }
 
     fn restore(

@@ -2,8 +2,8 @@
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{
-    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside, Rope, Sample,
-    Select, Selected, Tokens,
+    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside, Restore,
+    Rope, Sample, Select, Selected, Tokens,
 };
 use longwave_contract::{CheckError, Recording, Tensor};
 
@@ -318,7 +318,31 @@ impl Model {
         scratch: Tensor,
         (raw, latents, codec): (Tensor, Tensor, &Placed),
     ) -> Result<(), CheckError> {
+        let decoder = codec.decoder()?;
         for tile in &what.tiles {
+            if let Some(decoder) = decoder {
+                recording.push(Restore {
+                    tokens: what.tokens,
+                    stores: step.stores,
+                    entries: step.entries,
+                    count: tile.count,
+                    pitch: what.pitch,
+                    first: tile.first,
+                    rows: tile.rows,
+                    raw,
+                    mean: decoder.mean,
+                    components: decoder.components,
+                    latent: codec.shape(),
+                    latents,
+                    decoder: decoder.matrix,
+                    k_norm: self.weights.layers[layer].k_norm,
+                    epsilon: self.config().epsilon,
+                    rope: self.weights.rope,
+                    shape: self.config().shape,
+                    kv: scratch,
+                })?;
+                continue;
+            }
             let out = Tensor {
                 rows: tile.rows,
                 ..step.out

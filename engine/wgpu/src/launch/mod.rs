@@ -23,6 +23,7 @@ mod pack;
 mod qkv_rope_append;
 mod refer;
 mod reside;
+mod restore;
 mod rms_norm;
 mod rope;
 mod sample;
@@ -135,6 +136,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Pack(op) => pack::launch(op, context),
         Op::Unpack(op) => unpack::launch(op, context),
         Op::Rope(op) => rope::launch(op, context),
+        Op::Restore(op) => restore::launch(op, context),
         Op::LinearAdd(op) => linear_add::launch(op, context),
         Op::GateUpSilu(op) => gate_up_silu::launch(op, context),
         Op::NormLinear(op) => norm_linear::launch(op, context),
