@@ -209,7 +209,6 @@ fn what_is_wrong_is_refused() -> Result<()> {
     std::fs::write(at.join("other.json"), "[{\"model_type\": 1}]")?;
     std::fs::write(at.join("empty.json"), "[]")?;
     for (line, code, expected) in [
-        ("--backends cuda", 2, "no cuda backend yet"),
         ("--backends abacus", 2, "abacus"),
         ("--kv nonsense", 2, "nonsense"),
         ("-p x", 2, "x"),

@@ -58,7 +58,7 @@ fn serves(op: &Restore) -> bool {
 
 /// # Errors
 /// As the op's parts, where the kernels do not take its shapes.
-pub(super) fn launch(op: &Restore, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+pub(super) fn launch(op: &Restore, context: &Context) -> Result<Vec<Launch>, BackendError> {
     if context.force.matmul.is_some() || !serves(op) {
         return parts(op, context);
     }
@@ -91,7 +91,7 @@ fn shared(op: &Restore) -> [(&'static str, Argument); 10] {
     ]
 }
 
-fn latents(op: &Restore, context: &Context<'_>) -> Result<Dispatch, BackendError> {
+fn latents(op: &Restore, context: &Context) -> Result<Dispatch, BackendError> {
     let (naming, _) = naming(op.tokens);
     let variant = [("NAMING", naming), ("RULE", rule(&op.latent))];
     let grid = op.rows.min(RESIDENT * context.processors).max(1);
@@ -100,7 +100,7 @@ fn latents(op: &Restore, context: &Context<'_>) -> Result<Dispatch, BackendError
     latent_dispatch("restore_latents", &variant, &op.latent, &given, grid)
 }
 
-fn rows(op: &Restore, context: &Context<'_>) -> Result<Dispatch, BackendError> {
+fn rows(op: &Restore, context: &Context) -> Result<Dispatch, BackendError> {
     let (naming, _) = naming(op.tokens);
     let (heads, head_dim) = (2 * op.shape.kv_heads, op.shape.head_dim);
     let tiles = Tiles::new(op.rows, heads, head_dim, context.processors);
@@ -133,7 +133,7 @@ fn rows(op: &Restore, context: &Context<'_>) -> Result<Dispatch, BackendError> {
 }
 
 /// The launches of the op's parts.
-fn parts(op: &Restore, context: &Context<'_>) -> Result<Vec<Launch>, BackendError> {
+fn parts(op: &Restore, context: &Context) -> Result<Vec<Launch>, BackendError> {
     let [(z, _), (x, _)] = WORKING;
     let (unpack, product, rope) = op.parts(z, x);
     let ops = [
