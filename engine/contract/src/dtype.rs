@@ -5,7 +5,7 @@ pub const ROW_ALIGN: u64 = 16;
 
 /// The element type of a tensor, including the internal layouts of quantised weights.
 ///
-/// A quantised row holds its codes first, padded to 16 bytes, then its scales, padded to 16 bytes, all as little-endian `u32` words
+/// A quantised row holds its codes first, then its scales, each padded to 16 bytes with zeros, all as little-endian `u32` words
 /// (see [`RowFormat`]). Rows are self-contained, so a matrix can be cut between any two rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
