@@ -107,9 +107,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) observe_logits(
         }
     }
 
-    ViewDesc view = views[rows[pick.row].view];
+    ViewSlots view(views[rows[pick.row].view], entries);
     // The slot of a lane's candidate among 32; beyond the last one, the last one's.
-    auto slot_from = [&](u32 at) { return view_slot(view, entries, pick.first + begin + min(at + lane, limit - 1)); };
+    auto slot_from = [&](u32 at) { return view[pick.first + begin + min(at + lane, limit - 1)]; };
     u32 slots = slot_from(0), next_slots = slot_from(WARP);
     const uint4* head_keys = kv + kv_head * octets;
     u64 place = u64(index) * units + pair % units;

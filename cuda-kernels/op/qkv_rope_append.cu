@@ -62,12 +62,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) qkv_rope_append(
 
     if (is_query || (is_key && !unroped)) {
         const float* norm = is_query ? q_norm : k_norm;
+        Rotation rotation = Rotation::at(rope, desc.position, rope_rows, rope_pitch, head_dim);
         float factor = norm ? 1.0f / sqrtf(warp_sum(squares) / float(head_dim) + epsilon) : 1.0f;
 #pragma unroll
         for (u32 i = 0; i < PAIRS; i++) {
             u32 j = lane + i * WARP;
             if (j >= half) continue;
-            float2 turn = turn_of(rope, rope_pitch, rope_rows, half, desc.position, j);
+            float2 turn = rotation.angle(j);
             float x = norm ? low[i] * factor * norm[j] : low[i];
             float y = norm ? high[i] * factor * norm[j + half] : high[i];
             low[i] = x * turn.x - y * turn.y;

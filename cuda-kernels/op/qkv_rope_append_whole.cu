@@ -62,7 +62,10 @@ struct Outputs {
         const float* bias = of_kind(at.kind, b_q, b_k, b_v);
         Before before = {make_float2(0.0f, 0.0f), make_float2(1.0f, 0.0f)};
         if (bias) before.bias = make_float2(bias[at.element], bias[at.element + half]);
-        if (at.kind != VALUE) before.turn = turn_of(rope, rope_pitch, rope_rows, half, desc.position, at.element % (2 * half));
+        if (at.kind != VALUE) {
+            Rotation rotation = Rotation::at(rope, desc.position, rope_rows, rope_pitch, 2 * half);
+            before.turn = rotation.angle(at.element % (2 * half));
+        }
         return before;
     }
 

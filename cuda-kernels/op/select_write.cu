@@ -14,12 +14,11 @@ static_assert(THREADS == OUTER_BINS, "a thread for each value of the last digit"
 struct Output {
     u32* row;
     u32 capacity;
-    ViewDesc view;
-    const u32* entries;
+    ViewSlots slots;
     bool places;
 
     __device__ void put(u32 place, u32 token) const {
-        if (place < capacity) row[place] = places ? token : view_slot(view, entries, token);
+        if (place < capacity) row[place] = places ? token : slots[token];
     }
 };
 
@@ -40,7 +39,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) select_write(
     Part part(picks[index], rows, capacity, blockIdx.x, parts, overlap);
     PickDesc pick = part.pick;
     RowDesc row = rows[pick.row];
-    Output output = {out + u64(index) * out_pitch, out_capacity, views[row.view], entries, places != 0};
+    ViewDesc view = views[row.view];
+    Output output = {out + u64(index) * out_pitch, out_capacity, ViewSlots(view, entries), places != 0};
     Ranks ranks = {work + u64(index) * work_pitch, parts};
 
     if (blockIdx.x < part.used) {
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) select_write(
     u32 share = blockIdx.x * THREADS + thread, step = gridDim.x * THREADS;
     for (u32 i = share; i < pick.first; i += step) output.put(i, i);
     u32 tail = pick.first + part.candidates;
-    u32 end = max(view_visible(output.view, row.position), tail);
+    u32 end = max(view_visible(view, row.position), tail);
     u32 dropped = part.candidates - part.keep;
     for (u32 i = tail + share; i < end; i += step) output.put(i - dropped, i);
     for (u32 i = end - dropped + share; i < out_capacity; i += step) output.row[i] = 0;

@@ -1,6 +1,7 @@
 // Attention: tokens of views, weights, and splits of a view that different blocks attend to.
 #pragma once
 #include "part/math.cuh"
+#include "part/view.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;
 // Stands for the largest score where there was none: above LEAST, so that masked scores weigh nothing, and below every score.
@@ -24,19 +25,6 @@ __device__ inline float minor_part(float value) { return value - f32_of(f16_of(v
 __device__ inline float4 minor_part(float4 value) {
     return make_float4(minor_part(value.x), minor_part(value.y), minor_part(value.z), minor_part(value.w));
 }
-
-// The slots of a view's tokens.
-struct ViewSlots {
-    const u32* entries;
-    // An entry's tokens, as a power of two.
-    u32 run_bits;
-
-    __device__ ViewSlots(ViewDesc view, const u32* all) : entries(all + view.first), run_bits(__ffs(view.run) - 1) {}
-
-    __device__ u32 operator[](u32 token) const {
-        return entry_index(entries[token >> run_bits]) << run_bits | (token & ((1u << run_bits) - 1u));
-    }
-};
 
 // Whether neither neighbour of a row reads its view.
 __device__ inline bool is_lone(const RowDesc* rows, u32 row, u32 row_count) {

@@ -14,6 +14,12 @@ struct Rotation {
         return {rope + u64(position % ROPE_LOW) * pitch, rope + u64(high) * pitch, head_dim / 2};
     }
 
+    // Cosine and sine of the angle of the pair of elements j and j + half. Rows are cosines and then sines.
+    __device__ float2 angle(u32 j) const {
+        float2 a = make_float2(low[j], low[j + half]), b = make_float2(high[j], high[j + half]);
+        return make_float2(a.x * b.x - a.y * b.y, a.y * b.x + a.x * b.y);
+    }
+
     // Turns elements j and j + half of a head, for `COUNT` values of j from `first` on. Where there are four, they are aligned.
     template <u32 COUNT>
     __device__ void turn(u32 first, float (&a)[COUNT], float (&b)[COUNT]) const {
@@ -38,12 +44,3 @@ struct Rotation {
         to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
     }
 };
-
-// Cosine and sine of the angle of the pair of elements `j` and `j + half` of a head at a position, by the addition theorem. The table's rows are
-// cosines and then sines.
-__device__ inline float2 turn_of(const float* table, u32 pitch, u32 table_rows, u32 half, u32 position, u32 j) {
-    const float* low = table + position % ROPE_LOW * pitch + j;
-    const float* high = table + min(ROPE_LOW + position / ROPE_LOW, table_rows - 1) * pitch + j;
-    float2 a = make_float2(low[0], low[half]), b = make_float2(high[0], high[half]);
-    return make_float2(a.x * b.x - a.y * b.y, a.y * b.x + a.x * b.y);
-}

@@ -2,8 +2,15 @@
 #pragma once
 #include "part/layout.cuh"
 
-// The slot of a token of a view, whose entries name one slot or a page.
-__device__ inline u32 view_slot(ViewDesc view, const u32* entries, u32 token) {
-    if (view.run == 1) return entry_index(entries[view.first + token]);
-    return entry_index(entries[view.first + token / PAGE]) * PAGE + token % PAGE;
-}
+// The slots of a view's tokens.
+struct ViewSlots {
+    const u32* entries;
+    // An entry's tokens, as a power of two.
+    u32 run_bits;
+
+    __device__ ViewSlots(ViewDesc view, const u32* all) : entries(all + view.first), run_bits(__ffs(view.run) - 1) {}
+
+    __device__ u32 operator[](u32 token) const {
+        return entry_index(entries[token >> run_bits]) << run_bits | (token & ((1u << run_bits) - 1u));
+    }
+};
