@@ -3,10 +3,8 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::{Activate, Activation};
 
-use super::{Context, Dispatch, dispatch, unsupported};
+use super::{Context, Dispatch, dispatch, threads, unsupported};
 
-/// Threads of a block.
-const THREADS: u32 = 128;
 /// Blocks of a grid's second axis.
 const BLOCKS: u32 = 65_535;
 
@@ -14,7 +12,7 @@ const BLOCKS: u32 = 65_535;
 /// [`BackendError::Unsupported`] for more than 33 million columns.
 pub(super) fn launch(op: &Activate, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (rows, cols) = (op.out.rows, op.out.cols);
-    let blocks = cols.div_ceil(4).div_ceil(THREADS);
+    let blocks = cols.div_ceil(4).div_ceil(threads("activate"));
     if blocks > BLOCKS {
         return Err(unsupported(Activate::NAME, format!("{cols} columns")));
     }

@@ -91,6 +91,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn steps_are_of_the_warps_that_the_kernel_has() {
+        assert_eq!(super::super::threads("attend_split"), 32 * WARPS);
+    }
+
+    #[test]
     fn every_head_has_a_kernel_that_holds_it() {
         for head_dim in (8..=512).step_by(8) {
             let (dim, name) = dim(head_dim).expect("a kernel");

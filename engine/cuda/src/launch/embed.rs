@@ -3,10 +3,7 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::Embed;
 
-use super::{Context, Dispatch, dispatch, weight};
-
-/// Threads of a block.
-const THREADS: u32 = 64;
+use super::{Context, Dispatch, dispatch, threads, weight};
 
 /// # Errors
 /// None but defects.
@@ -27,7 +24,7 @@ pub(super) fn launch(op: &Embed, _: &Context) -> Result<Vec<Dispatch>, BackendEr
             ("scale_offset", ((format.scale_offset / 16) as u32).into()),
             ("out_pitch", quads.into()),
         ],
-        [quads.div_ceil(THREADS), op.out.rows, 1],
+        [quads.div_ceil(threads("embed")), op.out.rows, 1],
     )?;
     Ok(vec![embed])
 }

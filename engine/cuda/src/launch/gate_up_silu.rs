@@ -6,12 +6,10 @@ use longwave_contract::{BackendError, Op};
 
 use super::matmul::{self, Matmul, Product};
 use super::rms_norm::{self, RmsNorm};
-use super::{Argument, Context, Launch, MatmulKernel, dispatch, linear_add, one_row};
+use super::{Argument, Context, Launch, MatmulKernel, dispatch, linear_add, one_row, threads};
 
 /// The number of the scratch buffer that hands a result on.
 const HANDED: usize = 4;
-/// Quads of elements that a block computes.
-const QUADS: u64 = 256;
 
 /// Where the op leaves its result as f16 for a product that follows: in scratch that no launch of the two writes to otherwise.
 pub(super) fn handed(op: &GateUpSilu, next: Option<&Op>, context: &Context) -> Option<Argument> {
@@ -104,7 +102,11 @@ pub(super) fn launch(
             ("pitch", pitch.into()),
             ("in_pitch", (in_pitch / 4).into()),
         ],
-        [quads.div_ceil(QUADS) as u32, 1, 1],
+        [
+            quads.div_ceil(u64::from(threads("gate_up_silu"))) as u32,
+            1,
+            1,
+        ],
     )?;
     launches.push(silu.into());
     Ok(launches)

@@ -12,9 +12,7 @@ pub(super) fn launch(op: &Linear, context: &Context) -> Result<Vec<Launch>, Back
     let (name, rows) = (Linear::NAME, op.out.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {
         let (weight, bias) = (op.weight, op.bias);
-        let product = one_row::product(
-            name, weight, op.a, None, bias, op.count, op.out, false, context,
-        )?;
+        let product = one_row::product(weight, op.a, None, bias, op.count, op.out, false, context)?;
         return Ok(vec![product.into()]);
     }
     let kernel = matmul::chosen(name, rows, &[op.weight], false, context)?;

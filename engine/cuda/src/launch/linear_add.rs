@@ -31,9 +31,7 @@ pub(super) fn launch(
     let (name, rows) = (LinearAdd::NAME, op.x.rows);
     if context.force.matmul.is_none() && one_row::serves(rows, op.a.cols) {
         let (weight, bias) = (op.weight, op.bias);
-        let product = one_row::product(
-            name, weight, op.a, None, bias, op.count, op.x, true, context,
-        )?;
+        let product = one_row::product(weight, op.a, None, bias, op.count, op.x, true, context)?;
         return Ok(vec![product.into()]);
     }
     let kernel = matmul::chosen(name, rows, &[op.weight], op.bias.is_none(), context)?;

@@ -3,13 +3,13 @@
 
 use longwave_contract::{BackendError, DType, Tensor};
 
-use super::{Argument, Context, Dispatch, Launch, MatmulKernel, dispatch, unsupported, weight};
+use super::{
+    Argument, Context, Dispatch, Launch, MatmulKernel, WARP, dispatch, threads, unsupported, weight,
+};
 use crate::product::ProductShape;
 
 /// Rows that the row kernel takes at a time.
 const ROWS: u32 = 8;
-/// Warps of a block of the row kernel.
-const ROW_WARPS: u32 = 8;
 /// Bytes of shared memory in which the row kernel has two segments of an input row, with their gaps.
 const ROW_BYTES: u32 = 2 * 264 * 16;
 /// Columns of which products take whole multiples.
@@ -18,8 +18,8 @@ const STEP: u32 = 32;
 const TILE_ROW_BYTES: u32 = 128;
 /// The most products that a launch makes.
 const MOST: usize = 3;
-/// Elements that a thread converts, and threads of a block that does so.
-const CONVERTED: u64 = 8 * 256;
+/// Elements that a thread converts.
+const CONVERTED: u32 = 8;
 
 /// One product. Results are f32, their rows padded to 16 bytes, as all tensors' are.
 #[derive(Clone, Copy)]
@@ -128,7 +128,11 @@ pub(super) fn factor(
             ("capacity", a.rows.into()),
             ("pitch", (a.cols / 8).into()),
         ],
-        [elements.div_ceil(CONVERTED) as u32, 1, 1],
+        [
+            elements.div_ceil(u64::from(CONVERTED * threads("to_half"))) as u32,
+            1,
+            1,
+        ],
     )?;
     Ok((Some(convert), out))
 }
@@ -196,9 +200,10 @@ fn row(
     matmul: &Matmul<'_>,
     context: &Context,
 ) -> Result<Dispatch, BackendError> {
+    let warps = threads("matmul_row") / WARP;
     let groups = |each: u32| -> u32 {
         let outputs = products.iter().map(|product| product.weight.rows);
-        outputs.map(|all| all.div_ceil(ROW_WARPS * each)).sum()
+        outputs.map(|all| all.div_ceil(warps * each)).sum()
     };
     let (name, outputs) = row_outputs(groups(4), context.processors);
     let (rows_name, rows) = match matmul.rows {

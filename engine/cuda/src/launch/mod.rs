@@ -271,6 +271,14 @@ fn dispatch(
     })
 }
 
+/// Threads of a warp.
+const WARP: u32 = 32;
+
+/// Threads of a kernel's blocks, as its source has them; of one that does not exist, which [`dispatch`] refuses, one.
+fn threads(name: &str) -> u32 {
+    longwave_cuda_kernels::kernel(name).map_or(1, |kernel| kernel.threads)
+}
+
 /// The value of the macro WEIGHT for weights of a tensor's type.
 fn weight(tensor: Tensor) -> &'static str {
     use longwave_contract::DType;

@@ -19,7 +19,7 @@ pub(super) fn launch(op: &NormLinear, context: &Context) -> Result<Vec<Launch>, 
         };
         let selected = Some((&norm, op.select));
         let product = one_row::product(
-            name, op.weight, op.x, selected, None, op.count, op.out, false, context,
+            op.weight, op.x, selected, None, op.count, op.out, false, context,
         )?;
         return Ok(vec![product.into()]);
     }

@@ -4,16 +4,12 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::Observe;
 
-use super::{Argument, Context, Dispatch, dispatch, unsupported};
+use super::{Argument, Context, Dispatch, WARP, dispatch, threads, unsupported};
 
 /// Query heads of a unit, which share the reads of a key head.
 const HEADS: u32 = 4;
 /// Candidates of a tile.
 const TILE: u32 = 128;
-/// Warps of a block that computes logits, each of which takes one unit's heads over one tile.
-const WARPS: u32 = 4;
-/// Threads of a block that computes scores, one for each candidate.
-const THREADS: u32 = 128;
 /// Bytes of logits at a time, where a single unit does not take more.
 const LOGITS: u64 = 256 << 20;
 /// Blocks of a grid's second axis.
@@ -35,6 +31,8 @@ pub(super) fn launch(op: &Observe, _: &Context) -> Result<Vec<Dispatch>, Backend
     let all_units = op.shape.kv_heads * blocks;
     let tiles = capacity.div_ceil(TILE);
     let (a_unit, at_once) = turns(picks, capacity, all_units);
+    // Each warp takes one unit's heads over one tile.
+    let warps = u64::from(threads("observe_logits") / WARP);
     let mut dispatches = Vec::new();
     for first_unit in (0..all_units).step_by(at_once as usize) {
         let units = at_once.min(all_units - first_unit);
@@ -44,7 +42,7 @@ pub(super) fn launch(op: &Observe, _: &Context) -> Result<Vec<Dispatch>, Backend
         let records = scratch(1, each * u64::from(tiles) * 32);
         let stats = scratch(2, each * 32);
         let pairs = u64::from(units) * u64::from(tiles);
-        let groups = u32::try_from(pairs.div_ceil(u64::from(WARPS)))
+        let groups = u32::try_from(pairs.div_ceil(warps))
             .map_err(|_| unsupported(name, format!("{capacity} candidates")))?;
         dispatches.push(dispatch(
             "observe_logits",
@@ -105,7 +103,7 @@ pub(super) fn launch(op: &Observe, _: &Context) -> Result<Vec<Dispatch>, Backend
                 ("scores_pitch", capacity.next_multiple_of(4).into()),
                 ("resume", u32::from(first_unit > 0).into()),
             ],
-            [capacity.div_ceil(THREADS), picks, 1],
+            [capacity.div_ceil(threads("observe_score")), picks, 1],
         )?);
     }
     Ok(dispatches)

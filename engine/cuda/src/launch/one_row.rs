@@ -5,11 +5,10 @@ use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{GateUpSilu, QkvRopeAppend};
 use longwave_contract::{BackendError, DType, Tensor};
 
-use super::{Argument, Context, Dispatch, dispatch, weight};
+use super::{Argument, Context, Dispatch, WARP, dispatch, weight};
 
-/// Threads of a block, and of a warp.
+/// Threads of a block of all kernels here.
 const THREADS: u32 = 512;
-const WARP: u32 = 32;
 /// Chunks of 16 bytes of codes that a thread has under way: of two rows, four steps ahead.
 const AHEAD: u32 = 8;
 /// Shared memory of a block, less than what any device has: twice as much lets a block of the next kernel load its first weights beside it.
@@ -134,7 +133,6 @@ fn launch(
 /// None but defects.
 #[expect(clippy::too_many_arguments, reason = "an operand each")]
 pub(super) fn product(
-    _: &'static str,
     weight: Tensor,
     a: Tensor,
     selected: Option<(&Norm, Tensor)>,
@@ -260,6 +258,18 @@ mod tests {
 
     fn weight(dtype: DType, rows: u32, cols: u32) -> Tensor {
         Tensor::new(BufferId(0), dtype, rows, cols)
+    }
+
+    #[test]
+    fn rings_are_of_the_threads_that_kernels_have() {
+        for name in [
+            "matmul_one",
+            "gate_up_silu_one",
+            "qkv_rope_append_one",
+            "qkv_rope_append_whole",
+        ] {
+            assert_eq!(super::super::threads(name), THREADS, "{name}");
+        }
     }
 
     #[test]

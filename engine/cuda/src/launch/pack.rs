@@ -5,10 +5,8 @@ use longwave_contract::kv::{BLOCK, LatentShape};
 use longwave_contract::op::Pack;
 
 use super::latent::{has_groups, latent_dispatch, rule};
-use super::{Argument, Context, Dispatch, unsupported};
+use super::{Argument, Context, Dispatch, WARP, threads, unsupported};
 
-/// Warps of a block of `pack_codes`, each a token.
-const WARPS: u32 = 4;
 /// Bytes of shared memory that every device gives a block.
 const SHARED: u32 = 96 << 10;
 
@@ -32,7 +30,9 @@ const ESCAPERS: u32 = 8;
 pub(super) fn launch(op: &Pack, _: &Context) -> Result<Vec<Dispatch>, BackendError> {
     let (shape, blocks) = (op.shape, op.blocks.rows);
     let (tokens, room) = (blocks * BLOCK, room(&shape));
-    let shared = 4 * WARPS * room;
+    // A warp takes a token.
+    let warps = threads("pack_codes") / WARP;
+    let shared = 4 * warps * room;
     if shared > SHARED {
         let why = format!(
             "tokens of {} bits in {} scales",
@@ -69,7 +69,7 @@ pub(super) fn launch(op: &Pack, _: &Context) -> Result<Vec<Dispatch>, BackendErr
         &[("RULE", rule(&shape))],
         &shape,
         &[&sources[..], &more].concat(),
-        tokens.div_ceil(WARPS),
+        tokens.div_ceil(warps),
     )?;
     codes.shared = shared;
     let more = [("staged", op.staged.into()), ("mean", op.mean.into())];

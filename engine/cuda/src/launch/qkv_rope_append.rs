@@ -7,12 +7,13 @@ use longwave_contract::{BackendError, Tensor};
 
 use super::matmul::{self, Matmul, Product};
 use super::rms_norm::{self, RmsNorm};
-use super::{Argument, Context, Dispatch, Launch, MatmulKernel, dispatch, one_row, unsupported};
+use super::{
+    Argument, Context, Dispatch, Launch, MatmulKernel, WARP, dispatch, one_row, threads,
+    unsupported,
+};
 
 /// Elements of a head that the kernel has room for.
 const HEAD_LIMIT: u32 = 256;
-/// Heads of a block.
-const HEADS: u32 = 4;
 
 /// # Errors
 /// As the matrix products; [`BackendError::Unsupported`] for heads of more than 256 elements.
@@ -129,6 +130,10 @@ fn append(
             ),
             ("epsilon", op.epsilon.into()),
         ],
-        [rows, (heads + 2 * kv_heads).div_ceil(HEADS), 1],
+        [
+            rows,
+            (heads + 2 * kv_heads).div_ceil(threads("qkv_rope_append") / WARP),
+            1,
+        ],
     )
 }

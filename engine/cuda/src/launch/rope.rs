@@ -4,14 +4,10 @@ use longwave_contract::BackendError;
 use longwave_contract::op::Rope;
 
 use super::latent::naming;
-use super::{Context, Dispatch, dispatch, unsupported};
+use super::{Context, Dispatch, WARP, dispatch, threads, unsupported};
 
 /// Elements of a head that the kernel has room for.
 const HEAD_LIMIT: u32 = 256;
-/// Threads of a block.
-const THREADS: u32 = 128;
-/// Threads of a warp.
-const WARP: u32 = 32;
 /// Blocks that a multiprocessor holds.
 const RESIDENT: u32 = 12;
 
@@ -36,7 +32,7 @@ pub(super) fn launch(op: &Rope, context: &Context) -> Result<Vec<Dispatch>, Back
     let heads = 2 * op.shape.kv_heads;
     let (naming, tokens_pitch) = naming(op.tokens);
     let (width, team) = team(head_dim);
-    let blocks = (rows * heads).div_ceil(THREADS / team);
+    let blocks = (rows * heads).div_ceil(threads("rope") / team);
     let grid = blocks.min(RESIDENT * context.processors).max(1);
     let rope = dispatch(
         "rope",
