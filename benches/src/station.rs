@@ -58,12 +58,14 @@ impl Site {
             .iter()
             .map(|kv| kv.resident_rows(options.context))
             .sum::<u32>();
+        let restored = kvs.iter().map(|kv| kv.restored_rows(options.context));
         let reach = kvs.iter().map(KvPolicy::positions).max().unwrap_or(0);
         let loaded = EngineOptions {
             context: options.context.max(reach.min(subject.config().context)),
             engines: count,
             cache_permille: permille.div_ceil(count.max(1)),
             resident_rows: rows.div_ceil(count.max(1)),
+            restored_rows: restored.max().unwrap_or(options.context),
             ..options.clone()
         };
         let mut given = loaded.clone();
@@ -88,6 +90,7 @@ impl Site {
         EngineOptions {
             cache_permille: kv.permille(),
             resident_rows: if self.has_room { rows } else { 0 },
+            restored_rows: kv.restored_rows(self.options.context),
             ..self.options.clone()
         }
     }

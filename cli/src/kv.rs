@@ -130,6 +130,21 @@ impl KvPolicy {
         }
     }
 
+    /// Rows that a decode step restores for a sequence at most, in a cache of `context` tokens.
+    pub fn restored_rows(&self, context: u32) -> u32 {
+        match self {
+            KvPolicy::DeltaKv {
+                budget,
+                full_kv: FullKv::F16,
+                ..
+            } => {
+                let recent = budget.recent.saturating_add(BLOCK);
+                Budget { recent, ..*budget }.restored_rows(context)
+            }
+            _ => context,
+        }
+    }
+
     /// Thousandths of a dense cache's bytes that this is expected to take, so that a model's loading leaves room.
     pub fn permille(&self) -> u32 {
         match self {

@@ -100,6 +100,7 @@ impl Opened {
         kv.check(self.source.config().layers)?;
         options.cache_permille = kv.permille();
         options.resident_rows = kv.resident_rows(options.context);
+        options.restored_rows = kv.restored_rows(options.context);
         let reach = kv.positions().min(self.source.config().context);
         let loaded = EngineOptions {
             context: options.context.max(reach),

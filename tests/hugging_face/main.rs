@@ -8,6 +8,7 @@ mod network;
 mod random;
 mod reference;
 mod sampled;
+mod schedule;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -157,6 +158,7 @@ fn together(backend: &Arc<dyn Backend>) -> Result<()> {
         engines: 1,
         cache_permille: 1000,
         resident_rows: 0,
+        restored_rows: 128,
         overlap: None,
     };
     let policy = policy(&spec, Some(&sparse))?;
@@ -480,6 +482,22 @@ fn main() -> ExitCode {
         trials.push(trial::with(name, subject, |subject| {
             compress::company(&subject, &Spec::default())
         }));
+    }
+    type Check = fn(&Arc<dyn Backend>) -> Result<()>;
+    let together: [(&str, Check); 5] = [
+        ("requests together", schedule::company),
+        ("shared beginnings", schedule::beginnings),
+        ("sessions", schedule::sessions),
+        ("requests that are refused or cancelled", schedule::refusals),
+        ("vectors", schedule::vectors),
+    ];
+    for (backend, subject) in adapter::all() {
+        for (name, check) in together {
+            let name = format!("{name} on {backend}");
+            trials.push(trial::with(name, subject.clone(), move |subject| {
+                check(&subject)
+            }));
+        }
     }
     for (from, left) in adapter::all() {
         for (to, right) in adapter::all().into_iter().filter(|(to, _)| *to != from) {

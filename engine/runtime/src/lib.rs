@@ -10,6 +10,7 @@
 //! | [`policy`] | what each query may read, and what is kept |
 //! | [`engine`] | steps of some sequences through one model on one backend |
 //! | [`sample`], [`generate`] | choosing tokens, and streams of text |
+//! | [`schedule`] | many requests on one engine |
 //! | [`eval`] | how far a policy is from dense attention: divergence, perplexity, questions about long contexts |
 //!
 //! **Architecture invariant:** this crate knows no backend; it sees [`longwave_contract::Backend`] only.
@@ -59,6 +60,7 @@ pub mod model;
 pub mod policy;
 mod random;
 pub mod sample;
+pub mod schedule;
 pub mod text;
 
 pub use error::{DoesNotFit, Error};

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use longwave_contract::op::SampleDesc;
+use longwave_contract::op::{NO_CHOICE, SampleDesc, choose_token};
 
 use crate::random::SplitMix64;
 
@@ -101,6 +101,12 @@ impl<'a> Sampling<'a> {
     pub fn desc(&self, first: u32) -> SampleDesc {
         let recent = self.recent.len() as u32;
         self.desc.penalised(self.penalty, first, recent)
+    }
+
+    /// The token that the op would choose of these logits, where they were changed on the host; `None` where none is a number.
+    pub fn choose(&self, logits: &[f32]) -> Option<u32> {
+        let token = choose_token(logits, &self.desc(0), self.recent);
+        (token != NO_CHOICE).then_some(token)
     }
 }
 

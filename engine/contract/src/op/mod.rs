@@ -9,6 +9,7 @@
 
 mod activate;
 mod attend;
+mod choose;
 mod embed;
 mod gate_up_silu;
 mod linear;
@@ -39,6 +40,7 @@ pub use refer::Refer;
 pub use reside::{NO_TOKEN, RESIDENT_HEAD, Reside};
 pub use restore::Restore;
 pub use rope::Rope;
+pub use choose::choose_token;
 pub use sample::{LARGEST_LOGIT, NO_CHOICE, POWER, Sample, SampleDesc};
 pub use select::{Select, Selected, planted};
 pub use unpack::{Tokens, Unpack};

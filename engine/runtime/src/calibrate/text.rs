@@ -35,6 +35,7 @@ pub fn write_text(
         engines: 1,
         cache_permille: 1000,
         resident_rows: 0,
+        restored_rows: length,
         overlap: None,
     };
     let mut engine = Engine::new(

@@ -98,8 +98,10 @@ pub(super) const BATCH: u32 = TILE / BLOCK;
 
 /// The buffers of policies that compress: scratch rows, and what one layer of a prompt needs.
 pub(super) struct Layered {
-    /// Restored rows, which all layers share.
+    /// Rows that a decode step restores, which all layers share.
     scratch: Allocation,
+    /// All rows of a prompt's layer, as attention reads them, where decode steps may run between two of its layers.
+    prompt: Option<Allocation>,
     /// The pages of the scratch rows, in order.
     pages: Allocation,
     /// Rows of one layer before the rotary embedding: sinks, tail, and the prompt.
@@ -118,6 +120,7 @@ pub(super) struct Layered {
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     scratch: u32,
+    prompt: u32,
     staged: u32,
     hidden: u32,
     rows: u32,
@@ -130,11 +133,13 @@ impl Sizes {
     fn new(
         options: &EngineOptions,
         config: &ModelConfig,
-        sinks: u32,
-        tail: u32,
+        (sinks, tail): (u32, u32),
+        restored: u32,
         rank: u32,
     ) -> Self {
         let context = options.context.next_multiple_of(PAGE);
+        // With one sequence, nothing runs beside its prompt.
+        let alone = options.sequences == 1;
         // What was raw before a prompt, and the prompt.
         let staged = sinks
             .saturating_add(tail)
@@ -142,12 +147,16 @@ impl Sizes {
             .next_multiple_of(PAGE)
             + context
             + 2 * PAGE;
-        let restored = context.saturating_mul(options.sequences).min(TILE);
+        let tile = context.saturating_mul(options.sequences).min(TILE);
         Sizes {
-            scratch: context * options.sequences,
+            scratch: match alone {
+                true => context,
+                false => restored.next_multiple_of(PAGE).min(context) * options.sequences,
+            },
+            prompt: if alone { 0 } else { context },
             staged,
             hidden: options.context,
-            rows: restored.max(
+            rows: tile.max(
                 options
                     .context
                     .min(TILE)
@@ -161,11 +170,22 @@ impl Sizes {
         }
     }
 
+    /// Pages of scratch rows, or of a prompt's.
+    fn pages(&self) -> u32 {
+        self.scratch.max(self.prompt) / PAGE
+    }
+
+    /// Where a prompt has rows of its own.
+    fn prompt_desc(&self) -> Option<BufferDesc> {
+        let desc = BufferDesc::of("rows of a prompt", DType::F16, self.prompt, self.cols);
+        (self.prompt > 0).then_some(desc)
+    }
+
     fn descs(&self) -> [BufferDesc; 6] {
         let desc = |label: &str, dtype, rows, cols| BufferDesc::of(label, dtype, rows, cols);
         [
             desc("scratch rows", DType::F16, self.scratch, self.cols),
-            desc("scratch pages", DType::U32, 1, self.scratch / PAGE),
+            desc("scratch pages", DType::U32, 1, self.pages()),
             desc("staged rows", DType::F16, self.staged, self.cols),
             desc(
                 "residual stream of a prompt",
@@ -196,14 +216,11 @@ impl Layered {
     /// Bytes that the buffers take, for latents as wide as rows.
     pub fn bytes(options: &EngineOptions, config: &ModelConfig) -> u64 {
         let tail = Budget::default().recent + BLOCK;
-        let sizes = Sizes::new(
-            options,
-            config,
-            Budget::default().sink,
-            tail,
-            config.shape.cols(),
-        );
-        sizes.descs().iter().map(|desc| desc.bytes).sum()
+        let raw = (Budget::default().sink, tail);
+        let restored = options.restored_rows;
+        let sizes = Sizes::new(options, config, raw, restored, config.shape.cols());
+        let descs = sizes.descs().into_iter().chain(sizes.prompt_desc());
+        descs.map(|desc| desc.bytes).sum()
     }
 
     pub fn new(
@@ -211,13 +228,16 @@ impl Layered {
         options: &EngineOptions,
         config: &ModelConfig,
         codecs: &[Option<Placed>],
-        (sinks, tail): (u32, u32),
+        raw: (u32, u32),
+        restored: u32,
     ) -> Result<Self, Error> {
         let ranks = codecs.iter().flatten().map(|codec| codec.shape().rank);
         let rank = ranks.max().unwrap_or(0).max(config.shape.cols());
-        let sizes = Sizes::new(options, config, sinks, tail, rank);
+        let sizes = Sizes::new(options, config, raw, restored, rank);
         let [scratch, pages, staged, hidden, rows, latents] =
             sizes.descs().map(|desc| Allocation::new(backend, &desc));
+        let prompt = sizes.prompt_desc();
+        let prompt = prompt.map(|desc| Allocation::new(backend, &desc));
         let inner = sizes.inner_descs(codecs).map(|desc| {
             let made = desc.map(|desc| Allocation::new(backend, &desc));
             made.transpose()
@@ -226,6 +246,7 @@ impl Layered {
         let layered = Layered {
             inner: [change?, base?, activated?],
             scratch: scratch?,
+            prompt: prompt.transpose()?,
             pages: pages?,
             staged: staged?,
             hidden: hidden?,
@@ -233,7 +254,7 @@ impl Layered {
             latents: latents?,
             sizes,
         };
-        let entries: Vec<Entry> = (0..sizes.scratch / PAGE)
+        let entries: Vec<Entry> = (0..sizes.pages())
             .filter_map(|page| Entry::new(Tier::Scratch, page))
             .collect();
         backend.write(layered.pages.id(), 0, bytemuck::cast_slice(&entries))?;
@@ -250,9 +271,17 @@ impl Layered {
         )
     }
 
-    /// Entries that name the pages of the scratch rows.
+    /// Rows of a prompt's layer by position, `f16[positions, cols]`.
+    pub fn prompt(&self) -> Tensor {
+        match &self.prompt {
+            None => self.scratch(),
+            Some(prompt) => Tensor::new(prompt.id(), DType::F16, self.sizes.prompt, self.sizes.cols),
+        }
+    }
+
+    /// Entries that name the pages of the scratch rows, and of a prompt's, in order.
     pub fn scratch_pages(&self) -> Tensor {
-        Tensor::new(self.pages.id(), DType::U32, 1, self.sizes.scratch / PAGE)
+        Tensor::new(self.pages.id(), DType::U32, 1, self.sizes.pages())
     }
 
     /// Rows of one layer before the rotary embedding.

@@ -6,7 +6,7 @@ use longwave_contract::{Recording, Tensor};
 use super::buffers::{BATCH, Layered};
 use super::plans::{Bucket, Key};
 use super::tables::Region;
-use super::{Engine, Feed, Given, Wants};
+use super::{Engine, Feed, Wants};
 use crate::codec::EncodeTensors;
 use crate::error::Error;
 use crate::kv::{Sequence, SequenceId};
@@ -35,9 +35,9 @@ pub(crate) type Probing<'a> = &'a mut dyn FnMut(&Engine, Probe) -> Result<(), Er
 
 /// Where the staged rows of a sequence lie: its sinks, then, from a page's first row on, what is in no block.
 #[derive(Clone, Copy, Debug)]
-struct Staging {
-    sinks: u32,
-    compressed: u32,
+pub(super) struct Staging {
+    pub sinks: u32,
+    pub compressed: u32,
 }
 
 impl Staging {
@@ -46,7 +46,7 @@ impl Staging {
         self.sinks.next_multiple_of(PAGE)
     }
 
-    fn row(self, position: u32) -> u32 {
+    pub fn row(self, position: u32) -> u32 {
         match position.checked_sub(self.sinks) {
             None => position,
             Some(after) => self.tail() + after - self.compressed,
@@ -55,178 +55,8 @@ impl Staging {
 }
 
 impl Engine {
-    /// Takes a prompt in, layer by layer; returns what is wanted after its last token. A prompt that fails leaves its sequence as it was.
-    pub(super) fn prefill_layers(
-        &mut self,
-        id: SequenceId,
-        tokens: &[u32],
-        wants: Wants<'_>,
-        progress: &mut dyn FnMut(usize),
-        probe: Option<Probing<'_>>,
-    ) -> Result<Given, Error> {
-        let before = self.found(id)?.clone();
-        let mut after = before.clone();
-        after.tokens.extend_from_slice(tokens);
-        after.generation = self.generation();
-        let sinks = self.sinks();
-        let blocks = match self.policy.retention(after.len(), before.compressed()) {
-            Retention::KeepAll => 0,
-            Retention::Compress(range) => range.len() as u32 / BLOCK,
-        };
-        after.blocks.extend(self.pool.blocks.take(blocks)?);
-        let missing = before.missing_pages(after.len());
-        let tail = after.tail_pages(after.len(), sinks);
-        let taken = (self.pool.pages.take(missing), self.pool.tail.take(tail));
-        let made = match taken {
-            (Ok(pages), Ok(tail)) => {
-                after.pages.extend(pages);
-                after.tail = tail;
-                self.run_layers((id, wants), &before, &after, progress, probe)
-            }
-            (Ok(pages), Err(error)) => {
-                after.pages.extend(pages);
-                after.tail = Vec::new();
-                Err(error)
-            }
-            (Err(error), taken) => {
-                after.tail = taken.unwrap_or_default();
-                Err(error)
-            }
-        };
-        match made {
-            Ok(given) => {
-                self.pool.tail.give_back(before.tail);
-                self.sequences.insert(id, after);
-                Ok(given)
-            }
-            Err(error) => {
-                self.pool.tail.give_back(after.tail);
-                let blocks = after.blocks.split_off(before.blocks.len());
-                self.pool.blocks.give_back(blocks);
-                let pages = after.pages.split_off(before.pages.len());
-                self.pool.pages.give_back(pages);
-                Err(error)
-            }
-        }
-    }
-
-    fn run_layers(
-        &mut self,
-        (id, wants): (SequenceId, Wants<'_>),
-        before: &Sequence,
-        after: &Sequence,
-        progress: &mut dyn FnMut(usize),
-        mut probe: Option<Probing<'_>>,
-    ) -> Result<Given, Error> {
-        let Some(layered) = &self.layered else {
-            return Err(Error::Parameter("the policy does not compress".into()));
-        };
-        let (hidden, staged) = (layered.hidden(), layered.staged());
-        let start = before.len();
-        let tokens = &after.tokens[start as usize..];
-        let sinks = self.sinks();
-        let staging = Staging {
-            sinks,
-            compressed: before.compressed(),
-        };
-        let chunk = (tokens.len() as u32).min(self.options.chunk);
-        let bucket = Bucket::of_prompt(chunk, after.len(), &self.options);
-        let step = self.step_tensors(bucket);
-        let chunks: Vec<&[u32]> = tokens.chunks(chunk as usize).collect();
-        let place = |index: usize| {
-            (
-                hidden.buffer,
-                index as u64 * u64::from(chunk) * hidden.row_bytes(),
-            )
-        };
-        let bytes = |chunk: &[u32]| chunk.len() as u64 * hidden.row_bytes();
-        // One chunk stays where ops work.
-        let single = chunks.len() == 1;
-        let x = (step.x.buffer, step.x.offset);
-        for (index, part) in chunks.iter().enumerate() {
-            let first = start + index as u32 * chunk;
-            self.fill_chunk((id, wants), after, first, part, staging)?;
-            self.run_key(Key::Embed(bucket), |engine| {
-                let mut recording = Recording::new("embeddings of a chunk");
-                engine.model.record_embedding(&mut recording, &step)?;
-                Ok(recording)
-            })?;
-            if !single {
-                self.backend.copy(x, place(index), bytes(part))?;
-            }
-        }
-        let layers = self.model.config().layers;
-        for layer in 0..layers {
-            let coded = matches!(self.layer_cache(layer as usize), LayerCache::Coded { .. });
-            if coded {
-                self.stage_tail(layer, before)?;
-                if start > 0 {
-                    self.restore_history(layer, before)?;
-                }
-            }
-            for (index, part) in chunks.iter().enumerate() {
-                let first = start + index as u32 * chunk;
-                // Early chunks see less than the last.
-                let seen = first + part.len() as u32;
-                let bucket = Bucket::of_prompt(chunk, seen, &self.options);
-                let step = self.step_tensors(bucket);
-                if !single {
-                    self.backend.copy(place(index), x, bytes(part))?;
-                }
-                self.fill_chunk((id, wants), after, first, part, staging)?;
-                self.run_key(Key::Layer(layer, bucket), |engine| {
-                    engine.record_layer(layer, &step)
-                })?;
-                if !single {
-                    self.backend.copy(x, place(index), bytes(part))?;
-                }
-                if layer + 1 == layers && index + 1 == chunks.len() {
-                    // While its rows and tables are there.
-                    let bucket = Bucket {
-                        samples: self.tables.samples(),
-                        ..bucket
-                    };
-                    let step = self.step_tensors(bucket);
-                    self.run_key(Key::Logits(bucket), |engine| {
-                        let mut recording = Recording::new("logits after a prompt");
-                        engine.model.record_logits(&mut recording, &step)?;
-                        Ok(recording)
-                    })?;
-                }
-                if let (Some(probe), Some(layered)) = (&mut probe, &self.layered) {
-                    let rows = part.len() as u32;
-                    let row = u64::from(staging.row(first)) * staged.row_bytes();
-                    let at = Probe {
-                        layer,
-                        start: first,
-                        rows,
-                        q: Tensor { rows, ..step.q },
-                        staged: Tensor {
-                            rows,
-                            ..staged.at(row)
-                        },
-                        scratch: layered.scratch(),
-                    };
-                    probe(self, at)?;
-                }
-            }
-            if coded {
-                let count = (after.blocks.len() - before.blocks.len()) as u32;
-                self.encode(layer, after, before.blocks.len() as u32, count)?;
-                self.keep_tail(layer, before, after)?;
-            }
-            progress(tokens.len() * (layer as usize + 1) / layers as usize);
-        }
-        let given = self.read_given([wants].into_iter())?.pop();
-        if let (Wants::Nothing, Some(run)) = (wants, self.newest) {
-            // Nothing was read: only now is it known that nothing failed.
-            self.backend.wait(run)?;
-        }
-        given.ok_or(Error::EmptyPrompt)
-    }
-
     /// Writes the tables of a chunk.
-    fn fill_chunk(
+    pub(super) fn fill_chunk(
         &mut self,
         (id, wants): (SequenceId, Wants<'_>),
         after: &Sequence,
@@ -246,7 +76,7 @@ impl Engine {
     }
 
     /// Records one layer over a chunk.
-    fn record_layer(&self, layer: u32, step: &StepTensors) -> Result<Recording, Error> {
+    pub(super) fn record_layer(&self, layer: u32, step: &StepTensors) -> Result<Recording, Error> {
         let (index, layout) = (layer as usize, &self.tables.layout);
         let mut recording = Recording::new(format!("layer {layer} of a chunk"));
         let model = &self.model;
@@ -258,7 +88,7 @@ impl Engine {
                     entries: layered.scratch_pages(),
                     ..*step
                 };
-                let (scratch, staged) = (layered.scratch(), Some(layered.staged()));
+                let (scratch, staged) = (layered.prompt(), Some(layered.staged()));
                 model.record_queries(
                     &mut recording,
                     index,
@@ -279,7 +109,7 @@ impl Engine {
     }
 
     /// Restores all of a sequence's tokens of one layer to the scratch rows of their positions.
-    fn restore_history(&mut self, layer: u32, sequence: &Sequence) -> Result<(), Error> {
+    pub(super) fn restore_history(&mut self, layer: u32, sequence: &Sequence) -> Result<(), Error> {
         let longest = Bucket::tokens(sequence.len(), &self.options);
         let pitch = longest.next_multiple_of(PAGE);
         self.tables.begin();
@@ -297,12 +127,16 @@ impl Engine {
                     codec,
                 },
                 Some(restore),
-            ) = (engine.layer_cache(layer as usize), &restore)
-            {
+                Some(layered),
+            ) = (
+                engine.layer_cache(layer as usize),
+                &restore,
+                &engine.layered,
+            ) {
                 let what = &restore.all;
                 let index = layer as usize;
                 let cache = (raw, latents, codec);
-                let scratch = restore.scratch;
+                let scratch = layered.prompt();
                 engine.model.record_restore(
                     &mut recording,
                     index,
@@ -317,7 +151,7 @@ impl Engine {
     }
 
     /// Compresses `count` blocks of a layer from the staged rows, where the sequence has `earlier` ones.
-    fn encode(
+    pub(super) fn encode(
         &mut self,
         layer: u32,
         sequence: &Sequence,
@@ -362,12 +196,12 @@ impl Engine {
     }
 
     /// Copies a sequence's raw pages of a layer to the staged rows.
-    fn stage_tail(&self, layer: u32, sequence: &Sequence) -> Result<(), Error> {
+    pub(super) fn stage_tail(&self, layer: u32, sequence: &Sequence) -> Result<(), Error> {
         self.copy_pages(layer, &sequence.tail, |index| index, Direction::Stage)
     }
 
     /// Copies the staged rows that stay raw to a sequence's pages.
-    fn keep_tail(&self, layer: u32, before: &Sequence, after: &Sequence) -> Result<(), Error> {
+    pub(super) fn keep_tail(&self, layer: u32, before: &Sequence, after: &Sequence) -> Result<(), Error> {
         let sinks = self.sinks().div_ceil(PAGE);
         let compressed = (after.compressed() - before.compressed()) / PAGE;
         let staged = |index| {

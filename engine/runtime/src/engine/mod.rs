@@ -6,15 +6,19 @@
 mod buffers;
 mod check;
 mod feed;
+mod held;
+mod hidden;
+mod intake;
 mod layers;
 mod plans;
+mod prefix;
 mod resident;
+mod room;
 mod snapshot;
 mod step;
 mod tables;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use longwave_contract::kv::{BLOCK, PAGE};
@@ -28,11 +32,15 @@ use crate::policy::{Budget, Policy, Role};
 use buffers::{Activations, Choice, Layered};
 use check::check_codec;
 use feed::Given;
+
 pub use feed::{Feed, Outcome, Wants};
+pub use intake::{Intake, Progress};
 pub(crate) use layers::Probe;
 use layers::Probing;
 use plans::Plans;
+use prefix::PrefixCache;
 use resident::Resident;
+pub use room::CacheUse;
 pub use snapshot::{LayerSnapshot, Snapshot};
 use tables::Tables;
 
@@ -54,6 +62,9 @@ pub struct EngineOptions {
     /// Restored rows that each following layer keeps for a sequence from one decode step to the next, where there is room and a choice fits into
     /// them ([`Budget::resident_rows`]); 0 where all layers restore into rows that they share.
     pub resident_rows: u32,
+    /// Rows that a decode step restores for a sequence at most, where all layers share them: the context, unless every layer that compresses
+    /// reads what others choose. What is allocated follows from the policy; loading leaves room by this.
+    pub restored_rows: u32,
     /// For measurements: the overlap of choices that is planted ([`longwave_contract::op::planted`]).
     pub overlap: Option<u32>,
 }
@@ -69,6 +80,7 @@ impl EngineOptions {
             engines: 1,
             cache_permille: 1000,
             resident_rows: 0,
+            restored_rows: context,
             overlap: None,
         }
     }
@@ -138,6 +150,8 @@ pub struct Engine {
     /// The last run.
     newest: Option<Ticket>,
     sequences: HashMap<SequenceId, Sequence>,
+    /// There where sequences share beginnings.
+    prefix: Option<PrefixCache>,
     next_sequence: u32,
     next_generation: u32,
 }
@@ -205,6 +219,7 @@ impl Engine {
                 config,
                 &codecs,
                 (sinks, tail),
+                restored_rows(&*policy, config.layers, options.context),
             )?),
             false => None,
         };
@@ -236,6 +251,7 @@ impl Engine {
             tables,
             newest: None,
             sequences: HashMap::new(),
+            prefix: None,
             next_sequence: 0,
             next_generation: 0,
         })
@@ -301,47 +317,14 @@ impl Engine {
         self.sequences.get(&id).ok_or(Error::NoSequence(id))
     }
 
-    /// Bytes of cache that a sequence holds, all layers together: whole pages, blocks, and the scratch rows of a decode step, those that stay
-    /// restored included.
-    ///
-    /// # Errors
-    /// When there is no such sequence.
-    pub fn kv_bytes(&self, id: SequenceId) -> Result<u64, Error> {
-        let sequence = self.sequence(id)?;
-        Ok(sequence.pages.len() as u64 * self.pool.page_bytes()
-            + sequence.tail.len() as u64 * self.pool.tail_page_bytes()
-            + sequence.blocks.len() as u64 * self.pool.block_bytes()
-            + u64::from(self.scratch_rows(sequence)) * self.model.config().shape.raw_bytes()
-            + self.resident_bytes(sequence))
-    }
-
-    /// Bytes of the rows that stay restored for a sequence of which decode steps leave something out.
-    fn resident_bytes(&self, sequence: &Sequence) -> u64 {
-        let pick = self.policy.pick(0, sequence);
-        let lane = self.resident.as_ref().map_or(0, Resident::lane_bytes);
-        if pick.candidates > pick.keep { lane } else { 0 }
+    /// Whether old tokens are compressed: then prompts go layer by layer.
+    pub fn compresses(&self) -> bool {
+        self.layered.is_some()
     }
 
     /// Whether restored rows stay between decode steps.
     pub fn is_resident(&self) -> bool {
         self.resident.is_some()
-    }
-
-    /// Scratch rows that a decode step of a sequence takes and all layers share.
-    fn scratch_rows(&self, sequence: &Sequence) -> u32 {
-        if self.layered.is_none() {
-            return 0;
-        }
-        let layers = 0..self.model.config().layers;
-        let reads_all = |layer: u32| {
-            self.policy.codec(layer).is_some() && self.policy.role(layer) != Role::Follow
-        };
-        let all = sequence.len();
-        match self.policy.budget() {
-            Some(_) if self.resident_bytes(sequence) > 0 && !layers.clone().any(reads_all) => 0,
-            Some(_) if !layers.clone().any(reads_all) => self.policy.pick(0, sequence).length(all),
-            _ => all,
-        }
     }
 
     /// The names of the codecs, how many layers compress, and the bytes that all of them together make of a token; `None` where no layer compresses.
@@ -357,69 +340,6 @@ impl Engine {
     /// Bytes of codecs' parameters.
     pub fn codec_bytes(&self) -> u64 {
         self.codec_bytes
-    }
-
-    /// The positions of a sequence's history: all but the first tokens and the last ones, which stay exact. Of policies that compress, those
-    /// that are in blocks; else all but what [`Budget::default`] keeps.
-    ///
-    /// # Errors
-    /// When there is no such sequence.
-    pub fn history(&self, id: SequenceId) -> Result<Range<u32>, Error> {
-        let sequence = self.sequence(id)?;
-        Ok(match &self.layered {
-            Some(_) => {
-                let sinks = self.sinks().min(sequence.len());
-                sinks..sinks + sequence.compressed()
-            }
-            None => {
-                let pick = Budget::default().pick(0, sequence.len());
-                pick.first..pick.first + pick.candidates
-            }
-        })
-    }
-
-    /// Bytes in which the tokens of a range of positions are stored, all layers together: their raw rows, or their share of their blocks.
-    ///
-    /// # Errors
-    /// When there is no such sequence, or it ends before the range does.
-    pub fn stored_bytes(&self, id: SequenceId, positions: Range<u32>) -> Result<u64, Error> {
-        let sequence = self.sequence(id)?;
-        let length = sequence.len();
-        if positions.end > length {
-            return Err(Error::Parameter(format!(
-                "positions {positions:?} of a sequence of {length} tokens"
-            )));
-        }
-        let tokens = u64::from(positions.end.saturating_sub(positions.start));
-        let from = self.sinks();
-        let to = from.saturating_add(sequence.compressed());
-        let in_blocks = positions
-            .end
-            .min(to)
-            .saturating_sub(positions.start.max(from));
-        let (in_blocks, page) = (u64::from(in_blocks), u64::from(PAGE));
-        Ok(tokens * self.pool.page_bytes() / page
-            + (tokens - in_blocks) * self.pool.tail_page_bytes() / page
-            + in_blocks * self.pool.block_bytes() / u64::from(BLOCK))
-    }
-
-    /// The blocks of a sequence in one layer, in order, as they lie on the device: complete given their prefix, and never changed.
-    ///
-    /// # Errors
-    /// There is no such sequence, or the layer does not compress.
-    pub fn read_blocks(&self, id: SequenceId, layer: usize) -> Result<Vec<u8>, Error> {
-        let sequence = self.sequence(id)?;
-        let tensor = self
-            .pool
-            .latents(layer)
-            .ok_or_else(|| Error::Parameter(format!("layer {layer} does not compress")))?;
-        let each = tensor.row_bytes() as usize;
-        let mut bytes = vec![0u8; each * sequence.blocks.len()];
-        for (bytes, &block) in bytes.chunks_mut(each.max(1)).zip(&sequence.blocks) {
-            let at = tensor.offset + u64::from(block) * tensor.row_bytes();
-            self.backend.read(tensor.buffer, at, bytes)?;
-        }
-        Ok(bytes)
     }
 
     /// Pages that no sequence holds.
@@ -571,6 +491,16 @@ impl Engine {
             Given::Logits(logits) => Ok(logits),
             Given::Nothing | Given::Token(_) => Err(Error::EmptyPrompt),
         }
+    }
+}
+
+/// Rows that a decode step restores for a sequence at most, where all layers share them.
+fn restored_rows(policy: &dyn Policy, layers: u32, context: u32) -> u32 {
+    let reads_all =
+        |layer: u32| policy.codec(layer).is_some() && policy.role(layer) != Role::Follow;
+    match policy.budget() {
+        Some(budget) if !(0..layers).any(reads_all) => budget.restored_rows(context),
+        _ => context,
     }
 }
 

@@ -143,6 +143,7 @@ impl Engine {
 
     /// Takes the pages that a sequence needs for `more` tokens.
     fn take_pages(&mut self, id: crate::kv::SequenceId, more: u32) -> Result<(), Error> {
+        self.own_pages(id)?;
         let sinks = self.sinks();
         let sequence = self.sequences.get_mut(&id).ok_or(Error::NoSequence(id))?;
         let length = sequence.len() + more;

@@ -109,12 +109,13 @@ impl Region {
             Region::CodedRows => (coded(options.chunk.max(sequences)), RowDesc::WORDS),
             Region::CodedEntries => {
                 let pages = raw.map_or(0, |raw| raw.div_ceil(PAGE) + 2);
-                let blocks = options.cache_tokens / BLOCK + sequences;
-                (1, coded(sequences * pages + blocks))
+                let blocks = options.context / BLOCK + 1;
+                (1, coded(sequences * (pages + blocks)))
             }
-            Region::Entries => (1, options.cache_tokens.div_ceil(PAGE).max(1) + sequences),
-            // All that sequences hold, and a token of each that is only on its way.
-            Region::Recent => (1, options.cache_tokens + sequences),
+            // Of every sequence all that it may hold: they may share pages.
+            Region::Entries => (1, sequences * (options.context.div_ceil(PAGE) + 1)),
+            // A token of each is only on its way.
+            Region::Recent => (1, sequences * (options.context + 1)),
         }
     }
 }

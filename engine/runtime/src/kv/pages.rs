@@ -2,12 +2,14 @@
 
 use crate::error::Error;
 
-/// Pages of a pool, uniform over its layers. Page numbers are handed out lowest first, so a small load touches little memory.
+/// Pages of a pool, uniform over its layers, or blocks. Page numbers are handed out lowest first, so a small load touches little memory.
+///
+/// A page may have several holders, and is free when the last one has given it back. Only a page's single holder may write to it.
 #[derive(Clone, Debug)]
 pub struct PageAllocator {
     /// Free pages, the next one last.
     free: Vec<u32>,
-    taken: Vec<bool>,
+    holders: Vec<u32>,
 }
 
 impl PageAllocator {
@@ -15,7 +17,7 @@ impl PageAllocator {
     pub fn new(pages: u32) -> Self {
         PageAllocator {
             free: (0..pages).rev().collect(),
-            taken: vec![false; pages as usize],
+            holders: vec![0; pages as usize],
         }
     }
 
@@ -26,7 +28,12 @@ impl PageAllocator {
 
     /// How many pages there are.
     pub fn pages(&self) -> u32 {
-        self.taken.len() as u32
+        self.holders.len() as u32
+    }
+
+    /// How many hold a page.
+    pub fn holders(&self, page: u32) -> u32 {
+        self.holders.get(page as usize).copied().unwrap_or(0)
     }
 
     /// Whether `count` pages are free.
@@ -53,21 +60,44 @@ impl PageAllocator {
         let mut pages = self.free.split_off(self.free.len() - count as usize);
         pages.reverse();
         for &page in &pages {
-            self.taken[page as usize] = true;
+            self.holders[page as usize] = 1;
         }
         Ok(pages)
+    }
+
+    /// Makes pages that are taken have one more holder.
+    pub fn share(&mut self, pages: &[u32]) {
+        for &page in pages {
+            match self.holders.get_mut(page as usize) {
+                Some(holders) if *holders > 0 => *holders += 1,
+                _ => debug_assert!(false, "page {page} is shared, and free"),
+            }
+        }
     }
 
     /// Gives pages back. A page that is not taken is left alone, so that giving back twice cannot hand a page to two sequences.
     pub fn give_back(&mut self, pages: impl IntoIterator<Item = u32>) {
         for page in pages {
-            if let Some(taken @ true) = self.taken.get_mut(page as usize) {
-                *taken = false;
-                self.free.push(page);
-            } else {
-                debug_assert!(false, "page {page} was given back twice");
+            match self.holders.get_mut(page as usize) {
+                Some(holders) if *holders > 0 => {
+                    *holders -= 1;
+                    if *holders == 0 {
+                        self.free.push(page);
+                    }
+                }
+                _ => debug_assert!(false, "page {page} was given back twice"),
             }
         }
+    }
+
+    /// Whether free and held pages are all there are, and none is both: what a test asks after everything that may go wrong.
+    pub fn is_sound(&self) -> bool {
+        let mut free = self.free.clone();
+        free.sort_unstable();
+        free.dedup();
+        let held = self.holders.iter().filter(|&&holders| holders > 0).count();
+        let none = |page: &u32| self.holders(*page) == 0;
+        free.len() == self.free.len() && free.iter().all(none) && free.len() + held == self.holders.len()
     }
 }
 
@@ -89,5 +119,17 @@ mod tests {
         pages.give_back([1]);
         assert_eq!(pages.take(2).expect("two are free"), [1, 3]);
         assert_eq!(pages.free_pages(), 0);
+    }
+
+    #[test]
+    fn shared_pages_are_free_when_the_last_holder_gives_them_back() {
+        let mut pages = PageAllocator::new(3);
+        let a = pages.take(2).expect("two are free");
+        pages.share(&a[1..]);
+        assert_eq!([0, 1, 2].map(|page| pages.holders(page)), [1, 2, 0]);
+        pages.give_back(a);
+        assert_eq!((pages.free_pages(), pages.is_sound()), (2, true));
+        pages.give_back([1]);
+        assert_eq!((pages.free_pages(), pages.is_sound()), (3, true));
     }
 }

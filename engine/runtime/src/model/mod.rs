@@ -93,6 +93,15 @@ impl Model {
         self.weights.layers[layer].w_o
     }
 
+    /// The norm before the output projection, `[width]`.
+    pub(crate) fn output_norm(&self) -> Result<Vec<f32>, Error> {
+        let tensor = self.weights.norm;
+        let mut values = vec![0.0f32; tensor.cols as usize];
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        self.backend.read(tensor.buffer, tensor.offset, bytes)?;
+        Ok(values)
+    }
+
     /// The weights of a layer's key head norm, where it has one.
     pub(crate) fn key_norm(&self, layer: usize) -> Result<Option<Vec<f32>>, Error> {
         let Some(tensor) = self.weights.layers[layer].k_norm else {

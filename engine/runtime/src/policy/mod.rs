@@ -67,6 +67,13 @@ impl Budget {
         if rows > context / 3 { 0 } else { rows }
     }
 
+    /// Rows that a decode step restores for a sequence at most, where every layer that compresses reads what others choose.
+    pub fn restored_rows(&self, context: u32) -> u32 {
+        // Room for as many as a recording is made for.
+        let most = self.tokens().checked_next_power_of_two();
+        most.unwrap_or(u32::MAX).max(128).min(context)
+    }
+
     /// What is chosen for row `row` of a step, which sees `visible` tokens.
     pub const fn pick(&self, row: u32, visible: u32) -> PickDesc {
         let first = if self.sink < visible {

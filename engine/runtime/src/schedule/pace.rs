@@ -1,0 +1,71 @@
+//! How many prompt tokens a step may take in beside requests that decode.
+
+use std::time::Duration;
+
+/// Halves or doubles the limit by how long steps take, in powers of two, since recordings are made for those.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    most: u32,
+    limit: u32,
+    stall: Duration,
+}
+
+/// Fewer rows than this take as long.
+const LEAST: u32 = 16;
+
+impl Pace {
+    /// At most `most` rows, as long as a step takes no longer than `stall_ms` milliseconds.
+    pub fn new(most: u32, stall_ms: u32) -> Self {
+        Pace {
+            most: most.max(1),
+            limit: most.max(1),
+            stall: Duration::from_millis(u64::from(stall_ms)),
+        }
+    }
+
+    /// Rows of prompts in a step in which so many requests decode.
+    pub fn prompt_rows(&self, decoding: usize) -> usize {
+        match decoding {
+            0 => self.most as usize,
+            // Together a power of two.
+            _ => (self.limit as usize).saturating_sub(decoding).max(2),
+        }
+    }
+
+    /// A step with so many rows of prompts took so long, while so many requests decoded.
+    pub fn took(&mut self, time: Duration, prompt_rows: usize, decoding: usize) {
+        if decoding == 0 || prompt_rows == 0 {
+            return;
+        }
+        if time > self.stall {
+            let fewer = (self.limit / 2).max(LEAST.min(self.most));
+            self.limit = 1 << fewer.ilog2();
+        } else if time < self.stall / 3 && 2 * prompt_rows >= self.limit as usize {
+            self.limit = self.limit.saturating_mul(2).min(self.most);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_that_take_too_long_take_in_less() {
+        let mut pace = Pace::new(1000, 100);
+        assert_eq!((pace.prompt_rows(0), pace.prompt_rows(4)), (1000, 996));
+        let slow = Duration::from_millis(150);
+        pace.took(slow, 900, 4);
+        assert_eq!((pace.prompt_rows(0), pace.prompt_rows(4)), (1000, 252));
+        (0..20).for_each(|_| pace.took(slow, 200, 4));
+        assert_eq!(pace.prompt_rows(4), 12);
+        let quick = Duration::from_millis(10);
+        pace.took(quick, 2, 4);
+        assert_eq!(pace.prompt_rows(4), 12);
+        (0..20).for_each(|_| pace.took(quick, 1000, 4));
+        assert_eq!(pace.prompt_rows(4), 996);
+        // Nobody waited.
+        pace.took(slow, 900, 0);
+        assert_eq!(pace.prompt_rows(4), 996);
+    }
+}
