@@ -503,8 +503,12 @@ fn main() -> ExitCode {
         for (to, right) in adapter::all().into_iter().filter(|(to, _)| *to != from) {
             let both = left.clone().and_then(|left| Ok((left, right?)));
             let name = format!("a sequence of {from} goes on on {to}");
-            trials.push(trial::with(name, both, |(left, right)| {
+            trials.push(trial::with(name, both.clone(), |(left, right)| {
                 moved::goes_on(&left, &right)
+            }));
+            let name = format!("a session that {from} saved goes on on {to}");
+            trials.push(trial::with(name, both, |(left, right)| {
+                schedule::saved(&left, &right)
             }));
         }
         let name = format!("snapshots that do not fit on {from}");

@@ -12,8 +12,7 @@ use longwave_runtime::model::Model;
 use longwave_runtime::policy::{Budget, DeltaKv, Dense, OmniKv, Policy};
 use longwave_runtime::sample::SamplingParams;
 use longwave_runtime::schedule::{
-    Event, Generate, Goal, Pooling, Refusal, Request, RequestId, Scheduler, SchedulerOptions,
-    Usage,
+    Event, Generate, Goal, Pooling, Refusal, Request, RequestId, Scheduler, SchedulerOptions, Usage,
 };
 
 use super::compress::{BUDGET, identity, load, tokens};
@@ -128,7 +127,10 @@ fn drain(scheduler: &mut Scheduler) -> Result<HashMap<RequestId, Answer>> {
 /// Every page is free again, but for those of the prefix cache.
 fn is_clean(scheduler: &Scheduler) -> Result<()> {
     let stats = scheduler.stats();
-    ensure!(scheduler.engine().is_sound(), "pages are lost or held twice");
+    ensure!(
+        scheduler.engine().is_sound(),
+        "pages are lost or held twice"
+    );
     ensure!(
         stats.kv_bytes_used == stats.kv_bytes_reusable && stats.tokens_held == 0,
         "something is still held: {stats:?}"
@@ -351,6 +353,95 @@ pub fn sessions(backend: &Arc<dyn Backend>) -> Result<()> {
     Ok(())
 }
 
+/// A session that is saved goes on elsewhere as it would have here: on the same backend and on any other, drawing included. What is damaged or of
+/// something else is refused whole, by name.
+pub fn saved(from: &Arc<dyn Backend>, to: &Arc<dyn Backend>) -> Result<()> {
+    let spec = Spec {
+        layers: 4,
+        ..Spec::default()
+    };
+    let (_left, left) = load(from, &spec)?;
+    let (_right, right) = load(to, &spec)?;
+    let folder = tempfile::tempdir()?;
+    let all = tokens(400);
+    let in_session = |prompt: &[u32]| Request {
+        session: Some("one".into()),
+        ..request(prompt, 20, Some(2))
+    };
+    for name in POLICIES {
+        let path = folder.path().join(format!("{name}.session"));
+        let subject = |backend, model: &Arc<Model>| -> Result<Scheduler> {
+            let subject = Subject {
+                backend,
+                policy: policy(name, model)?,
+                model: Arc::clone(model),
+            };
+            subject.scheduler(1024, plain())
+        };
+        let (mut here, mut there) = (subject(from, &left)?, subject(to, &right)?);
+        ensure!(here.save_session("one", &path).is_err() && !path.exists());
+        let id = here.submit(in_session(&all[..310]))?;
+        let first = drain(&mut here)?.remove(&id).context("no answer")?;
+        let length = here.save_session("one", &path)?;
+        ensure!(length == std::fs::metadata(&path)?.len());
+        ensure!(there.restore_session("one", &path)? == 310 + 19);
+        ensure!(there.fork_session("one", "two")? == 310 + 19);
+        ensure!(there.sessions().len() == 2);
+        let next = [&all[..310], &first.tokens, &all[310..330]].concat();
+        let mut answers = Vec::new();
+        for (is_here, session) in [(true, "one"), (false, "one"), (false, "two")] {
+            let scheduler = if is_here { &mut here } else { &mut there };
+            let id = scheduler.submit(Request {
+                session: Some(session.into()),
+                ..in_session(&next)
+            })?;
+            let answer = drain(scheduler)?.remove(&id).context("no answer")?;
+            ensure!(answer.usage.cached_tokens == 310 + 19);
+            answers.push(answer);
+        }
+        same(&answers[0], &answers[1], name)?;
+        same(&answers[1], &answers[2], name)?;
+        // A file of another way to store tokens, and one with a damaged byte in each of some places.
+        let held = there.sessions();
+        let other = folder.path().join(match name {
+            "dense" => continue,
+            _ => "dense.session",
+        });
+        let refusal = there
+            .restore_session("one", &other)
+            .map_err(|error| error.to_string());
+        match name {
+            // These store tokens alike.
+            "omnikv" => ensure!(refusal.is_ok(), "{refusal:?}"),
+            _ => {
+                let refusal = refusal.err().context("it fits")?;
+                ensure!(
+                    refusal.contains("the section policy does not fit"),
+                    "{refusal}"
+                );
+                ensure!(there.sessions() == held);
+            }
+        }
+        let held = there.sessions();
+        let whole = std::fs::read(&path)?;
+        for part in 1..20 {
+            let mut damaged = whole.clone();
+            let at = whole.len() * part / 20;
+            damaged[at] ^= 1;
+            let bad = folder.path().join("bad.session");
+            std::fs::write(&bad, damaged)?;
+            let refusal = there.restore_session("one", &bad);
+            let refusal = refusal.err().context("a byte is another")?.to_string();
+            ensure!(
+                refusal.contains("is damaged") && refusal.contains("section"),
+                "{refusal}"
+            );
+        }
+        ensure!(there.sessions() == held && there.engine().is_sound());
+    }
+    Ok(())
+}
+
 /// What is cancelled gives everything back at once; what cannot be served is refused with the numbers.
 pub fn refusals(backend: &Arc<dyn Backend>) -> Result<()> {
     let spec = Spec {
@@ -429,7 +520,12 @@ pub fn vectors(backend: &Arc<dyn Backend>) -> Result<()> {
     let (_directory, model) = load(backend, &Spec::default())?;
     let all = tokens(200);
     let mut found: Vec<[Vec<f32>; 2]> = Vec::new();
-    for (name, chunk) in [("dense", 48), ("dense", 256), ("identity", 48), ("identity", 256)] {
+    for (name, chunk) in [
+        ("dense", 48),
+        ("dense", 256),
+        ("identity", 48),
+        ("identity", 256),
+    ] {
         let options = EngineOptions {
             chunk,
             ..EngineOptions::single(512)

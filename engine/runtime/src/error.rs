@@ -69,6 +69,14 @@ pub enum Error {
     /// A sequence that was never made or has been freed.
     #[error("there is no sequence {}", .0.0)]
     NoSequence(SequenceId),
+    /// A session that was never made or was forgotten, or that a request works on.
+    #[error("there is no {}session {name:?}{}", if *.busy { "idle " } else { "" }, if *.busy { ": a request works on it" } else { "" })]
+    NoSession {
+        /// Its name.
+        name: String,
+        /// Whether a request works on it.
+        busy: bool,
+    },
     /// A step with more rows than the engine was made for, or none.
     #[error("a step takes 1 to {limit} rows, not {rows}")]
     StepSize {

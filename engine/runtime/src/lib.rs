@@ -11,6 +11,7 @@
 //! | [`engine`] | steps of some sequences through one model on one backend |
 //! | [`sample`], [`generate`] | choosing tokens, and streams of text |
 //! | [`schedule`] | many requests on one engine |
+//! | [`session`] | sequences on disk |
 //! | [`eval`] | how far a policy is from dense attention: divergence, perplexity, questions about long contexts |
 //!
 //! **Architecture invariant:** this crate knows no backend; it sees [`longwave_contract::Backend`] only.
@@ -61,6 +62,7 @@ pub mod policy;
 mod random;
 pub mod sample;
 pub mod schedule;
+pub mod session;
 pub mod text;
 
 pub use error::{DoesNotFit, Error};

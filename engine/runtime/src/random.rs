@@ -1,7 +1,7 @@
 //! Repeatable randomness.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, quick, and the same on every machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SplitMix64 {
     state: u64,
 }

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use longwave_contract::op::{NO_CHOICE, SampleDesc, choose_token};
+use serde::{Deserialize, Serialize};
 
 use crate::random::SplitMix64;
 
 /// How tokens are chosen. Filters apply in the order of the fields; a temperature of zero is greedy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// Divides the logit of a token that is among the last `repeat_window` tokens where it is positive, multiplies it where it is negative;
     /// 1 changes nothing.
@@ -111,7 +112,7 @@ impl<'a> Sampling<'a> {
 }
 
 /// What the choice of one sequence's tokens depends on besides the logits: random numbers, and what was chosen before.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampler {
     params: SamplingParams,
     random: SplitMix64,
@@ -125,6 +126,13 @@ impl Sampler {
             random: SplitMix64::new(params.seed),
             params,
             recent: VecDeque::new(),
+        }
+    }
+
+    /// Goes on with the random numbers of another one, where that one has the same parameters, seed included.
+    pub fn follow(&mut self, other: &Sampler) {
+        if self.params == other.params {
+            self.random = other.random.clone();
         }
     }
 

@@ -28,6 +28,7 @@ mod unpack;
 
 pub use activate::{Activate, Activation};
 pub use attend::Attend;
+pub use choose::choose_token;
 pub use embed::Embed;
 pub use gate_up_silu::GateUpSilu;
 pub use linear::Linear;
@@ -40,7 +41,6 @@ pub use refer::Refer;
 pub use reside::{NO_TOKEN, RESIDENT_HEAD, Reside};
 pub use restore::Restore;
 pub use rope::Rope;
-pub use choose::choose_token;
 pub use sample::{LARGEST_LOGIT, NO_CHOICE, POWER, Sample, SampleDesc};
 pub use select::{Select, Selected, planted};
 pub use unpack::{Tokens, Unpack};

@@ -275,7 +275,9 @@ impl Layered {
     pub fn prompt(&self) -> Tensor {
         match &self.prompt {
             None => self.scratch(),
-            Some(prompt) => Tensor::new(prompt.id(), DType::F16, self.sizes.prompt, self.sizes.cols),
+            Some(prompt) => {
+                Tensor::new(prompt.id(), DType::F16, self.sizes.prompt, self.sizes.cols)
+            }
         }
     }
 

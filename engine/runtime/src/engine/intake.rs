@@ -244,7 +244,8 @@ impl Engine {
             if !intake.is_single() {
                 let bytes = part.len() as u64 * step.x.row_bytes();
                 let x = (step.x.buffer, step.x.offset);
-                self.backend.copy(x, self.hidden_place(intake, index)?, bytes)?;
+                self.backend
+                    .copy(x, self.hidden_place(intake, index)?, bytes)?;
             }
         }
         Ok(())

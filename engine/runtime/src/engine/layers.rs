@@ -201,7 +201,12 @@ impl Engine {
     }
 
     /// Copies the staged rows that stay raw to a sequence's pages.
-    pub(super) fn keep_tail(&self, layer: u32, before: &Sequence, after: &Sequence) -> Result<(), Error> {
+    pub(super) fn keep_tail(
+        &self,
+        layer: u32,
+        before: &Sequence,
+        after: &Sequence,
+    ) -> Result<(), Error> {
         let sinks = self.sinks().div_ceil(PAGE);
         let compressed = (after.compressed() - before.compressed()) / PAGE;
         let staged = |index| {

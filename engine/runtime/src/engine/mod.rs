@@ -24,7 +24,7 @@ use std::sync::Arc;
 use longwave_contract::kv::{BLOCK, PAGE};
 use longwave_contract::{Allocation, Backend, Caps, Recording, Ticket};
 
-use crate::codec::Placed;
+use crate::codec::{Codec, Placed};
 use crate::error::Error;
 use crate::kv::{KvPool, PoolSize, Sequence, SequenceId};
 use crate::model::{Model, ModelConfig};
@@ -275,6 +275,20 @@ impl Engine {
     /// The policy's name.
     pub fn policy(&self) -> &str {
         self.policy.name()
+    }
+
+    /// How a layer's old tokens are compressed; `None` where they stay as they are.
+    pub(crate) fn codec(&self, layer: u32) -> Option<&Arc<dyn Codec>> {
+        self.policy.codec(layer)
+    }
+
+    /// Tokens at the beginning of a sequence that layers which compress never do; 0 where none does.
+    pub(crate) fn uncompressed_sinks(&self) -> u32 {
+        if self.compresses() {
+            self.policy.sinks()
+        } else {
+            0
+        }
     }
 
     /// Tokens at the beginning of a sequence that are never compressed.

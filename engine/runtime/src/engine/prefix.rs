@@ -121,7 +121,9 @@ impl PrefixCache {
                         tokens: to - from,
                         pages: part(&sequence.pages, pages),
                         sinks: match (compresses, index) {
-                            (true, 0) => part(&sequence.tail, 0..self.sinks.div_ceil(PAGE) as usize),
+                            (true, 0) => {
+                                part(&sequence.tail, 0..self.sinks.div_ceil(PAGE) as usize)
+                            }
                             _ => Vec::new(),
                         },
                         blocks: match compresses {
@@ -248,5 +250,8 @@ fn share(held: &Beginning, pool: &mut KvPool) {
 fn only_here(held: &Beginning, pool: &KvPool) -> bool {
     held.pages.iter().all(|&page| pool.pages.holders(page) == 1)
         && held.sinks.iter().all(|&page| pool.tail.holders(page) == 1)
-        && held.blocks.iter().all(|&block| pool.blocks.holders(block) == 1)
+        && held
+            .blocks
+            .iter()
+            .all(|&block| pool.blocks.holders(block) == 1)
 }

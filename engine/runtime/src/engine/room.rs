@@ -210,7 +210,11 @@ impl Engine {
     pub fn cache_use(&self) -> CacheUse {
         let pool = &self.pool;
         let held = |of: &crate::kv::PageAllocator| u64::from(of.pages() - of.free_pages());
-        let (page, tail, block) = (pool.page_bytes(), pool.tail_page_bytes(), pool.block_bytes());
+        let (page, tail, block) = (
+            pool.page_bytes(),
+            pool.tail_page_bytes(),
+            pool.block_bytes(),
+        );
         let (pages, tails, blocks) = match &self.prefix {
             Some(prefix) => prefix.reusable(pool),
             None => (0, 0, 0),
@@ -218,9 +222,7 @@ impl Engine {
         CacheUse {
             raw: held(&pool.pages) * page + held(&pool.tail) * tail,
             blocks: held(&pool.blocks) * block,
-            reusable: u64::from(pages) * page
-                + u64::from(tails) * tail
-                + u64::from(blocks) * block,
+            reusable: u64::from(pages) * page + u64::from(tails) * tail + u64::from(blocks) * block,
             total: pool.bytes(),
         }
     }

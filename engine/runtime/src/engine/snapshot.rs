@@ -51,6 +51,10 @@ fn paged(pages: &[u32], rows: u32) -> impl Iterator<Item = Run> {
         .map(move |(index, &page)| (page * PAGE, filled(index)))
 }
 
+fn unfit(what: String) -> Error {
+    Error::Parameter(format!("the snapshot does not fit: {what}"))
+}
+
 impl Engine {
     /// Where a layer keeps a sequence's raw rows, and its blocks where it compresses.
     fn places(&self, layer: usize, sequence: &Sequence) -> [Option<(Tensor, Vec<Run>)>; 2] {
@@ -79,6 +83,22 @@ impl Engine {
     /// There is no such sequence, or the device fails.
     pub fn save(&self, id: SequenceId) -> Result<Snapshot, Error> {
         let sequence = self.sequence(id)?;
+        let layers = 0..self.model.config().layers as usize;
+        Ok(Snapshot {
+            tokens: sequence.tokens.clone(),
+            blocks: sequence.blocks.len() as u32,
+            layers: layers
+                .map(|layer| self.save_layer(id, layer))
+                .collect::<Result<_, Error>>()?,
+        })
+    }
+
+    /// Reads what one layer holds of a sequence.
+    ///
+    /// # Errors
+    /// As [`Engine::save`].
+    pub fn save_layer(&self, id: SequenceId, layer: usize) -> Result<LayerSnapshot, Error> {
+        let sequence = self.sequence(id)?;
         let read = |place: Option<(Tensor, Vec<Run>)>| {
             let mut bytes = Vec::new();
             for (tensor, (first, count)) in place
@@ -92,17 +112,10 @@ impl Engine {
             }
             Ok::<_, Error>(bytes)
         };
-        let layers = (0..self.model.config().layers as usize).map(|layer| {
-            let [raw, blocks] = self.places(layer, sequence);
-            Ok(LayerSnapshot {
-                raw: read(raw)?,
-                blocks: read(blocks)?,
-            })
-        });
-        Ok(Snapshot {
-            tokens: sequence.tokens.clone(),
-            blocks: sequence.blocks.len() as u32,
-            layers: layers.collect::<Result<_, Error>>()?,
+        let [raw, blocks] = self.places(layer, sequence);
+        Ok(LayerSnapshot {
+            raw: read(raw)?,
+            blocks: read(blocks)?,
         })
     }
 
@@ -111,46 +124,66 @@ impl Engine {
     /// # Errors
     /// The snapshot is of another shape of model or codec, which is named; the cache is full; or the device fails. No sequence is left then.
     pub fn load(&mut self, snapshot: &Snapshot) -> Result<SequenceId, Error> {
+        let (found, layers) = (snapshot.layers.len(), self.model.config().layers as usize);
+        if found != layers {
+            return Err(unfit(format!("it has {found} layers, the model {layers}")));
+        }
+        let layer = |layer: usize| Ok::<_, Error>(snapshot.layers[layer].clone());
+        self.load_from(&snapshot.tokens, snapshot.blocks, layer)
+    }
+
+    /// Starts a sequence that goes on from a snapshot of `tokens`, `blocks` of them latent blocks, with one layer of it in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Engine::load`], and whatever `layer` gives.
+    pub fn load_from<E: From<Error>>(
+        &mut self,
+        tokens: &[u32],
+        blocks: u32,
+        layer: impl FnMut(usize) -> Result<LayerSnapshot, E>,
+    ) -> Result<SequenceId, E> {
         let id = self.start();
-        let loaded = self.fill_from(id, snapshot);
+        let loaded = self.fill_from(id, (tokens, blocks), layer);
         if loaded.is_err() {
             self.end(id);
         }
         loaded.map(|()| id)
     }
 
-    fn fill_from(&mut self, id: SequenceId, snapshot: &Snapshot) -> Result<(), Error> {
-        let unfit = |what: String| Error::Parameter(format!("the snapshot does not fit: {what}"));
-        let layers = self.model.config().layers as usize;
-        if snapshot.layers.len() != layers {
-            let found = snapshot.layers.len();
-            return Err(unfit(format!("it has {found} layers, the model {layers}")));
-        }
-        self.check_tokens(0, &snapshot.tokens)?;
+    fn fill_from<E: From<Error>>(
+        &mut self,
+        id: SequenceId,
+        (tokens, blocks): (&[u32], u32),
+        mut layer: impl FnMut(usize) -> Result<LayerSnapshot, E>,
+    ) -> Result<(), E> {
+        self.check_tokens(0, tokens)?;
         let sinks = self.sinks();
-        let length = snapshot.tokens.len() as u32;
+        let length = tokens.len() as u32;
         let most = length.saturating_sub(sinks) / longwave_contract::kv::BLOCK;
         let compresses = self.layered.is_some();
-        if snapshot.blocks > most || (snapshot.blocks > 0 && !compresses) {
-            let blocks = snapshot.blocks;
-            return Err(unfit(format!("{blocks} blocks of {length} tokens")));
+        if blocks > most || (blocks > 0 && !compresses) {
+            return Err(unfit(format!("{blocks} blocks of {length} tokens")).into());
+        }
+        if length > 0 {
+            self.make_room(&[(id, length)])?;
         }
         let mut sequence = Sequence {
-            tokens: snapshot.tokens.clone(),
+            tokens: tokens.to_vec(),
             generation: self.sequence(id)?.generation,
             ..Sequence::default()
         };
         sequence.pages = self.pool.pages.take(sequence.missing_pages(length))?;
         if compresses {
             // What was taken goes back with the sequence where the rest is not to be had.
-            let blocks = self.pool.blocks.take(snapshot.blocks);
+            let blocks = self.pool.blocks.take(blocks);
             sequence.blocks = self.keep(id, &sequence, blocks)?;
             let tail = self.pool.tail.take(sequence.tail_pages(length, sinks));
             sequence.tail = self.keep(id, &sequence, tail)?;
         }
         self.sequences.insert(id, sequence.clone());
-        for (layer, held) in snapshot.layers.iter().enumerate() {
-            let parts = self.places(layer, &sequence);
+        for index in 0..self.model.config().layers as usize {
+            let held = layer(index)?;
+            let parts = self.places(index, &sequence);
             for ((part, bytes), what) in parts
                 .into_iter()
                 .zip([&held.raw, &held.blocks])
@@ -159,21 +192,23 @@ impl Engine {
                 let (tensor, runs) = match part {
                     Some(part) => part,
                     None if bytes.is_empty() => continue,
-                    None => return Err(unfit(format!("layer {layer} has no {what}"))),
+                    None => return Err(unfit(format!("layer {index} has no {what}")).into()),
                 };
                 let rows: u64 = runs.iter().map(|(_, count)| u64::from(*count)).sum();
                 let expected = rows * tensor.row_bytes();
                 if bytes.len() as u64 != expected {
                     let found = bytes.len();
-                    let what = format!("{what} of layer {layer}: {found} bytes, not {expected}");
-                    return Err(unfit(what));
+                    let what = format!("{what} of layer {index}: {found} bytes, not {expected}");
+                    return Err(unfit(what).into());
                 }
                 let mut rest = bytes.as_slice();
                 for (first, count) in runs {
                     let (now, later) =
                         rest.split_at((u64::from(count) * tensor.row_bytes()) as usize);
                     let at = tensor.offset + u64::from(first) * tensor.row_bytes();
-                    self.backend.write(tensor.buffer, at, now)?;
+                    self.backend
+                        .write(tensor.buffer, at, now)
+                        .map_err(Error::from)?;
                     rest = later;
                 }
             }

@@ -97,7 +97,9 @@ impl PageAllocator {
         free.dedup();
         let held = self.holders.iter().filter(|&&holders| holders > 0).count();
         let none = |page: &u32| self.holders(*page) == 0;
-        free.len() == self.free.len() && free.iter().all(none) && free.len() + held == self.holders.len()
+        free.len() == self.free.len()
+            && free.iter().all(none)
+            && free.len() + held == self.holders.len()
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Job {
     pub priority: i32,
     pub session: Option<String>,
     pub goal: Goal,
-    sampler: Sampler,
+    pub sampler: Sampler,
     /// The prompt, and what was generated.
     pub tokens: Vec<u32>,
     prompt: usize,
@@ -34,7 +34,10 @@ impl Job {
             Goal::Embed(_) => Default::default(),
         };
         let mut sampler = Sampler::new(sampling);
-        request.prompt.iter().for_each(|&token| sampler.accept(token));
+        request
+            .prompt
+            .iter()
+            .for_each(|&token| sampler.accept(token));
         Job {
             id,
             priority: request.priority,
@@ -46,6 +49,13 @@ impl Job {
             counts: HashMap::new(),
             sequence: None,
             cached: None,
+        }
+    }
+
+    /// Goes on drawing where its session was, unless it has drawn already.
+    pub fn follow(&mut self, sampler: &Sampler) {
+        if self.generated() == 0 {
+            self.sampler.follow(sampler);
         }
     }
 

@@ -20,11 +20,13 @@ use crate::engine::{Engine, Feed, Intake, Outcome, Progress, Wants};
 use crate::error::Error;
 use crate::generate::FinishReason;
 use crate::kv::SequenceId;
+use crate::sample::Sampler;
 use job::{Ended, Given, Job};
 use pace::Pace;
 pub use request::{
     Constraint, Event, Generate, Goal, Logprobs, Pooling, Refusal, Request, RequestId, Stats, Usage,
 };
+pub use sessions::SessionInfo;
 use sessions::Sessions;
 
 /// How a scheduler works.
@@ -213,7 +215,7 @@ impl Scheduler {
             let Some(mut job) = self.waiting.pop_front() else {
                 break;
             };
-            let (sequence, cached) = self.begin(&job)?;
+            let (sequence, cached, sampler) = self.begin(&mut job)?;
             let mut growth = vec![(sequence, (job.tokens.len() - cached) as u32)];
             // Room for a token of each of the others besides, so that they are not put back at once.
             for other in &self.running {
@@ -221,7 +223,13 @@ impl Scheduler {
             }
             let room = self.room(&growth);
             if let Err(error) = room {
-                self.engine.end(sequence);
+                match (&job.session, sampler) {
+                    (Some(name), Some(sampler)) => {
+                        let held = (sequence, sampler);
+                        self.sessions.keep(name.clone(), held, &mut self.engine);
+                    }
+                    _ => self.engine.end(sequence),
+                }
                 match error {
                     Error::CacheFull { .. } if !self.running.is_empty() => {
                         self.waiting.push_front(job);
@@ -245,20 +253,25 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A sequence for a job, and how many of its tokens it has already: those of its session, or else what the prefix cache knows.
-    fn begin(&mut self, job: &Job) -> Result<(SequenceId, usize), Error> {
+    /// A sequence for a job, and how many of its tokens it has already: those of its session, whose sampler comes with it, or else what the
+    /// prefix cache knows.
+    fn begin(&mut self, job: &mut Job) -> Result<Begun, Error> {
         if let Some(name) = &job.session
-            && let Some(sequence) = self.sessions.take(name)
+            && let Some(idle) = self.sessions.take(name)
         {
+            let sequence = idle.sequence;
+            if let Some(sampler) = &idle.sampler {
+                job.follow(sampler);
+            }
             let have = &self.engine.sequence(sequence)?.tokens;
             let most = job.tokens.len() - 1;
             let shared = have.iter().zip(&job.tokens[..most]);
             let shared = shared.take_while(|(a, b)| a == b).count();
             let kept = self.engine.truncate(sequence, shared as u32)?;
-            return Ok((sequence, kept as usize));
+            return Ok((sequence, kept as usize, Some(idle.sampler)));
         }
         let (sequence, cached) = self.engine.start_from(&job.tokens);
-        Ok((sequence, cached as usize))
+        Ok((sequence, cached as usize, None))
     }
 
     /// Makes room, for which idle sessions go where it must be.
@@ -350,7 +363,8 @@ impl Scheduler {
     fn release(&mut self, job: Job, whole: bool) {
         match (job.session, job.sequence) {
             (Some(name), Some(sequence)) if whole && !self.is_taken_in(job.id) => {
-                self.sessions.keep(name, sequence, &mut self.engine);
+                let held = (sequence, Some(job.sampler));
+                self.sessions.keep(name, held, &mut self.engine);
             }
             (_, sequence) => self.give_back(job.id, sequence, whole),
         }
@@ -480,7 +494,10 @@ impl Scheduler {
 
     /// Takes the next unit of a prompt in, where layers compress; a prompt of one chunk may go between two layers of a longer one.
     fn take_in(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        let between = self.intake.as_ref().is_none_or(|(_, intake)| intake.is_between_layers());
+        let between = self
+            .intake
+            .as_ref()
+            .is_none_or(|(_, intake)| intake.is_between_layers());
         let chunk = self.engine.options().chunk;
         let next = self.running.iter().position(|job| {
             let left = self.left(job);
@@ -497,9 +514,8 @@ impl Scheduler {
                 let from = self.engine.sequence(sequence)?.tokens.len();
                 let tokens = self.running[index].tokens[from..].to_vec();
                 let id = self.running[index].id;
-                let begun = self.tolerate_cache(events, |all| {
-                    all.engine.begin_intake(sequence, &tokens)
-                });
+                let begun =
+                    self.tolerate_cache(events, |all| all.engine.begin_intake(sequence, &tokens));
                 match (begun?, long) {
                     (Some(intake), None) => (id, intake),
                     (Some(intake), Some(long)) => {
@@ -615,6 +631,9 @@ impl Scheduler {
     }
 }
 
+/// A sequence, how many tokens it has, and the sampler of the session that it was taken from.
+type Begun = (SequenceId, usize, Option<Option<Sampler>>);
+
 /// What a step takes in of one running request.
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -626,8 +645,10 @@ struct Part {
 /// Equal shares of `room` rows for prompts that have so many left; what short ones leave goes to the first ones. A prompt is never left with a
 /// single token, which would be taken for a decode step.
 fn share(prompts: &[(usize, usize)], room: usize) -> Vec<(usize, usize)> {
-    let mut given: Vec<(usize, usize, usize)> =
-        prompts.iter().map(|&(index, left)| (index, left, 0)).collect();
+    let mut given: Vec<(usize, usize, usize)> = prompts
+        .iter()
+        .map(|&(index, left)| (index, left, 0))
+        .collect();
     let mut room = room;
     // The shortest first, so that what they leave is known.
     let mut order: Vec<usize> = (0..given.len()).collect();

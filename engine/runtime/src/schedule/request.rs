@@ -146,7 +146,9 @@ pub enum Refusal {
         waiting: usize,
     },
     /// The whole cache would not hold it.
-    #[error("the request needs up to {needed} bytes of cache ({tokens} tokens), the whole cache has {total}")]
+    #[error(
+        "the request needs up to {needed} bytes of cache ({tokens} tokens), the whole cache has {total}"
+    )]
     NeverFits {
         /// Tokens of its prompt and answer.
         tokens: u64,
