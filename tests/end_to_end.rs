@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use longwave_tests::adapter;
 use longwave_tests::golden::Golden;
 use longwave_tests::model::{MODELS, TestModel};
-use longwave_tests::program::{call, json};
+use longwave_tests::program::{call, call_with, json};
 use longwave_tests::trial;
 
 const TOLERANCE: f32 = 0.05;
@@ -357,6 +357,53 @@ fn compression(path: PathBuf) -> Result<()> {
     Ok(())
 }
 
+/// A conversation that is kept in a file goes on where it was, on another backend too; a file that is damaged is refused and left alone.
+fn kept(model: PathBuf) -> Result<()> {
+    let model = model.to_str().context("the model's path is not UTF-8")?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("talk.session");
+    let file = path.to_str().context("the path is not UTF-8")?;
+    let talk = |backend: &str, kv: &str, lines: &str| {
+        let common = ["chat", "-m", model, "--session", file, "--greedy"];
+        let more = ["--max-tokens", "12", "--backend", backend, "--kv", kv];
+        call_with(&[common.as_slice(), &more].concat(), lines)
+    };
+    let said = |output: &std::process::Output| {
+        (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let whole = talk("cpu", "dense", "My name is Ada.\nSay my name.\n")?;
+    let (whole, errors) = said(&whole);
+    ensure!(whole.lines().count() >= 2, "{errors}");
+    std::fs::remove_file(&path)?;
+    let (first, _) = said(&talk("cpu", "dense", "My name is Ada.\n")?);
+    let (second, notes) = said(&talk("auto", "dense", "Say my name.\n")?);
+    ensure!(
+        format!("{first}{second}") == whole,
+        "{first}{second}, not {whole}"
+    );
+    ensure!(notes.contains("2 messages"), "{notes}");
+    let kept = std::fs::read(&path)?;
+    let (_, errors) = said(&talk("cpu", "q8", "And now?\n")?);
+    ensure!(
+        errors.contains("the section policy does not fit"),
+        "{errors}"
+    );
+    let mut damaged = kept.clone();
+    damaged[kept.len() / 2] ^= 1;
+    std::fs::write(&path, &damaged)?;
+    let output = talk("cpu", "dense", "And now?\n")?;
+    let (_, errors) = said(&output);
+    ensure!(
+        !output.status.success() && errors.contains("is damaged"),
+        "{errors}"
+    );
+    ensure!(std::fs::read(&path)? == damaged, "it was written to");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     let smallest = MODELS[0].fetch();
@@ -385,6 +432,11 @@ fn main() -> ExitCode {
         "a codec from calibration to use",
         smallest.clone(),
         compression,
+    ));
+    trials.push(trial::with(
+        "a conversation in a file",
+        smallest.clone(),
+        kept,
     ));
     trials.push(trial::with("bad input is refused", smallest, refusals));
     trial::run(trials)

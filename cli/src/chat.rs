@@ -1,13 +1,18 @@
 //! `longwave chat`: a conversation, line by line.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use longwave_runtime::engine::EngineOptions;
 use longwave_runtime::generate::{FinishReason, GenerateOptions, Session};
+use longwave_runtime::sample::Sampler;
+use longwave_runtime::session::SessionState;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{
     DeviceArguments, EndArguments, EngineArguments, ModelArguments, SamplingArguments, Switch,
@@ -18,6 +23,9 @@ use crate::prompt::{Conversation, Message};
 use crate::report::{RunReport, count, rate};
 use crate::run::{fresh_seed, generate};
 use crate::{context, model};
+
+/// A conversation whose saving takes longer than this is saved at its end only.
+const LONG_SAVE: Duration = Duration::from_secs(2);
 
 const HELP: &str = "/exit ends, /clear forgets the conversation, /system TEXT sets instructions (without TEXT: removes them)";
 
@@ -36,6 +44,9 @@ pub struct ChatArguments {
     /// Whether the model is to think before it answers, where its chat template can say so
     #[arg(long, value_enum, value_name = "SWITCH")]
     pub think: Option<Switch>,
+    /// Go on with the conversation that FILE holds, cache and all, where there is one, and keep it there
+    #[arg(long, value_name = "FILE")]
+    pub session: Option<PathBuf>,
     /// The device
     #[command(flatten)]
     pub device: DeviceArguments,
@@ -88,7 +99,7 @@ impl Line {
 }
 
 /// What was said so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct History {
     system: Option<String>,
     turns: Vec<Message>,
@@ -128,14 +139,37 @@ impl ChatArguments {
             ..EngineOptions::single(context)
         };
         let engine = opened.engine(&backend, &self.engine.kv, &self.engine.text, options, notes)?;
+        let mut sampling = sampling;
+        let mut history = History::default();
+        let resumed = self.session.as_deref().filter(|path| path.exists());
+        let session = match resumed {
+            None => Session::new(engine, tokenizer),
+            Some(path) => {
+                let (session, state) = Session::resume(engine, tokenizer, path)?;
+                let (file, tokens) = (path.display(), session.tokens()?.len());
+                history = serde_json::from_value(state.note.unwrap_or_default())
+                    .with_context(|| format!("{file}: the section note holds no conversation"))?;
+                if let (Some(sampler), None) = (state.sampler, self.sampling.seed) {
+                    sampling.seed = sampler.params().seed;
+                }
+                let turns = count(history.turns.len(), "message");
+                notes.note(format_args!(
+                    "{file}: {turns}, {} in the cache",
+                    count(tokens, "token")
+                ));
+                session
+            }
+        };
+        if self.system.is_some() {
+            history.system.clone_from(&self.system);
+        }
         let mut chat = Chat {
             notes,
             conversation,
-            session: Session::new(engine, tokenizer),
-            history: History {
-                system: self.system.clone(),
-                turns: Vec::new(),
-            },
+            session,
+            history,
+            file: self.session.clone(),
+            saves_late: false,
             options: GenerateOptions {
                 sampling,
                 max_tokens: self.end.max_tokens,
@@ -152,7 +186,12 @@ impl ChatArguments {
                 chat.model
             ));
         }
-        chat.talk()?;
+        let talked = chat.talk();
+        // What was said is kept, however it ended.
+        if chat.saves_late {
+            chat.save()?;
+        }
+        talked?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -162,6 +201,10 @@ struct Chat<'n> {
     conversation: Conversation,
     session: Session,
     history: History,
+    /// Where the conversation is kept.
+    file: Option<PathBuf>,
+    /// Whether saving takes so long that it waits for the end.
+    saves_late: bool,
     options: GenerateOptions,
     model: String,
     context: u32,
@@ -256,6 +299,31 @@ impl Chat<'_> {
                 .map(|finish| format!(", finished by {finish}"))
                 .unwrap_or_default(),
         ));
+        if !self.saves_late {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the conversation in its file, where it has one.
+    fn save(&mut self) -> Result<()> {
+        let Some(path) = &self.file else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let state = SessionState {
+            sampler: Some(Sampler::new(self.options.sampling.clone())),
+            note: Some(serde_json::to_value(&self.history)?),
+        };
+        self.session.save(path, &state)?;
+        if start.elapsed() > LONG_SAVE && !self.saves_late {
+            let file = path.display();
+            self.notes.note(format_args!(
+                "saving to {file} takes {:.1} s: from now on only at the end",
+                start.elapsed().as_secs_f64()
+            ));
+            self.saves_late = true;
+        }
         Ok(())
     }
 

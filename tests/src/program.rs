@@ -1,7 +1,8 @@
 //! The program, as users and other programs call it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -28,6 +29,25 @@ fn program() -> Result<PathBuf> {
 /// It is not there.
 pub fn call(arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(program()?).args(arguments).output()?)
+}
+
+/// Calls it with lines on standard input.
+///
+/// # Errors
+/// It is not there.
+pub fn call_with(arguments: &[&str], lines: &str) -> Result<Output> {
+    let mut called = Command::new(program()?)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // It may end before it has read all.
+    let _ = called
+        .stdin
+        .take()
+        .map(|mut input| input.write_all(lines.as_bytes()));
+    Ok(called.wait_with_output()?)
 }
 
 /// What it prints as JSON.

@@ -1,5 +1,6 @@
 //! Generating text: one sequence, streamed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use crate::engine::{Engine, Feed, Outcome, Wants};
 use crate::error::Error;
 use crate::kv::SequenceId;
 use crate::sample::{Sampler, SamplingParams};
+use crate::session::{self, SessionError, SessionState};
 use crate::text::{Detokenizer, StopStrings, TextError, Tokenizer};
 
 /// When and how generation ends, and how tokens are chosen.
@@ -116,6 +118,32 @@ impl Session {
             tokenizer,
             sequence,
         }
+    }
+
+    /// The session that a file holds, and what was saved with it.
+    ///
+    /// # Errors
+    /// As [`session::load`].
+    pub fn resume(
+        mut engine: Engine,
+        tokenizer: Arc<Tokenizer>,
+        path: &Path,
+    ) -> Result<(Self, SessionState), SessionError> {
+        let (sequence, state) = session::load(path, &mut engine)?;
+        let resumed = Session {
+            engine,
+            tokenizer,
+            sequence,
+        };
+        Ok((resumed, state))
+    }
+
+    /// Saves the session to a file; returns the file's length in bytes.
+    ///
+    /// # Errors
+    /// As [`session::save`].
+    pub fn save(&self, path: &Path, state: &SessionState) -> Result<u64, SessionError> {
+        session::save(path, &self.engine, self.sequence, state)
     }
 
     /// The engine.

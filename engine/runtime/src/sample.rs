@@ -129,6 +129,11 @@ impl Sampler {
         }
     }
 
+    /// The parameters.
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+
     /// Goes on with the random numbers of another one, where that one has the same parameters, seed included.
     pub fn follow(&mut self, other: &Sampler) {
         if self.params == other.params {
