@@ -12,6 +12,7 @@ use longwave_contract::DType;
 
 use crate::compare::CompareArguments;
 use crate::ops::OpsArguments;
+use crate::serve::ServeArguments;
 
 /// Measure how fast a model is taken through a prompt (pp) and continued (tg), on several backends and with several caches.
 #[derive(Debug, Parser)]
@@ -40,6 +41,8 @@ pub enum Command {
     Ops(OpsArguments),
     /// Print how many times as fast the second of two recorded results is
     Compare(CompareArguments),
+    /// Measure what users of a server with OpenAI's interface wait for
+    Serve(ServeArguments),
 }
 
 /// A benchmark of tokens.

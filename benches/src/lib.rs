@@ -14,6 +14,7 @@
 //! | `result`, `print` | what was measured, as tables and as JSON |
 //! | `compare` | `bench compare`: two recorded results |
 //! | `plot` | `--plot`: pictures |
+//! | `serve` | `bench serve`: what users of a server wait for |
 
 mod args;
 mod ceiling;
@@ -25,6 +26,7 @@ mod plot;
 mod print;
 mod profile;
 mod result;
+mod serve;
 mod station;
 mod subject;
 mod tokens;
@@ -45,6 +47,7 @@ pub fn run() -> ExitCode {
         None => arguments.tokens.execute(&notes),
         Some(Command::Ops(arguments)) => arguments.execute(&notes),
         Some(Command::Compare(arguments)) => arguments.execute(),
+        Some(Command::Serve(arguments)) => arguments.execute(&notes),
     };
     match result {
         Ok(code) => code,

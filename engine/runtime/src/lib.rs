@@ -59,7 +59,7 @@ pub mod hub;
 pub mod kv;
 pub mod model;
 pub mod policy;
-mod random;
+pub mod random;
 pub mod sample;
 pub mod schedule;
 pub mod session;

@@ -2,18 +2,18 @@
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, quick, and the same on every machine.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct SplitMix64 {
+pub struct SplitMix64 {
     state: u64,
 }
 
 impl SplitMix64 {
     /// Numbers that a seed decides.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         SplitMix64 { state: seed }
     }
 
     /// Numbers that a seed and a few more numbers decide together: one stream for each purpose.
-    pub(crate) fn of(seed: u64, purpose: &[u64]) -> Self {
+    pub fn of(seed: u64, purpose: &[u64]) -> Self {
         let mut random = SplitMix64::new(seed);
         for number in purpose {
             random.state = random.number() ^ number;
@@ -22,7 +22,7 @@ impl SplitMix64 {
     }
 
     /// The next 64 bits.
-    pub(crate) fn number(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -31,17 +31,17 @@ impl SplitMix64 {
     }
 
     /// A number in `[0, 1)`.
-    pub(crate) fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A number below `end`; 0 where `end` is.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.number()) * end as u128) >> 64) as usize
     }
 
     /// One of some things, of which there must be one at least.
-    pub(crate) fn pick<'a, T: ?Sized>(&mut self, things: &[&'a T]) -> &'a T {
+    pub fn pick<'a, T: ?Sized>(&mut self, things: &[&'a T]) -> &'a T {
         things[self.below(things.len())]
     }
 }
