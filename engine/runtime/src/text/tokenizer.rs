@@ -255,6 +255,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The bytes that a token stands for, which may be a part of a character; those of a control token spell it. `None` for ids that no token has.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.pieces.get(id).map(|(_, bytes)| bytes)
+    }
+
     /// The token with this spelling in the vocabulary, for example `<|im_end|>`.
     pub fn id_of(&self, text: &str) -> Option<u32> {
         self.inner.token_to_id(text)
