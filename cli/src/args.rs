@@ -14,6 +14,7 @@ use crate::kv::KvPolicy;
 use crate::logits::LogitsArguments;
 use crate::pull::PullArguments;
 use crate::run::RunArguments;
+use crate::serve::ServeArguments;
 use crate::trace::TraceArguments;
 
 /// Long-context language models on the processor and on GPUs.
@@ -49,6 +50,8 @@ pub enum Command {
     Calibrate(CalibrateArguments),
     /// Compare policies with dense attention on the same text
     Eval(EvalArguments),
+    /// Serve a model over HTTP
+    Serve(ServeArguments),
 }
 
 /// Which model.

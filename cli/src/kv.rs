@@ -117,6 +117,14 @@ impl KvPolicy {
         matches!(self, KvPolicy::OmniKv { .. } | KvPolicy::DeltaKv { .. })
     }
 
+    /// Tokens of the history that a decode step's following layers read; `None` where all are.
+    pub fn keep(&self) -> Option<u32> {
+        match self {
+            KvPolicy::OmniKv { budget, .. } | KvPolicy::DeltaKv { budget, .. } => Some(budget.keep),
+            _ => None,
+        }
+    }
+
     /// Restored rows that each following layer keeps for a sequence between decode steps, in a cache of `context` tokens; 0 where none are
     /// restored, or they would undo what compression saves ([`Budget::resident_rows`]).
     pub fn resident_rows(&self, context: u32) -> u32 {

@@ -22,6 +22,7 @@ mod prompt;
 mod pull;
 pub mod report;
 mod run;
+mod serve;
 mod trace;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ pub fn run() -> ExitCode {
         Command::Trace(arguments) => arguments.execute(&notes),
         Command::Calibrate(arguments) => arguments.execute(&notes),
         Command::Eval(arguments) => arguments.execute(&notes),
+        Command::Serve(arguments) => arguments.execute(&notes),
     };
     match result {
         Ok(code) => code,
