@@ -8,7 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// The program beside this test, which `tests/run` builds.
-fn program() -> Result<PathBuf> {
+///
+/// # Errors
+/// It is not there.
+pub fn path() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test
         .parent()
@@ -28,7 +31,7 @@ fn program() -> Result<PathBuf> {
 /// # Errors
 /// It is not there.
 pub fn call(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(program()?).args(arguments).output()?)
+    Ok(Command::new(path()?).args(arguments).output()?)
 }
 
 /// Calls it with lines on standard input.
@@ -36,7 +39,7 @@ pub fn call(arguments: &[&str]) -> Result<Output> {
 /// # Errors
 /// It is not there.
 pub fn call_with(arguments: &[&str], lines: &str) -> Result<Output> {
-    let mut called = Command::new(program()?)
+    let mut called = Command::new(path()?)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
