@@ -16,11 +16,15 @@ use super::server::Server;
 
 /// A Python with the official client; or why there is none.
 pub fn python() -> Result<PathBuf, String> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".cache"))
-    });
-    let folder = cache.ok_or("there is no folder for caches")?.join("longwave/openai-client");
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let home = std::env::var_os("HOME")?;
+            Some(PathBuf::from(home).join(".cache"))
+        });
+    let folder = cache
+        .ok_or("there is no folder for caches")?
+        .join("longwave/openai-client");
     let python = folder.join("bin/python");
     let has = |python: &Path| {
         let found = Command::new(python).args(["-c", "import openai"]).output();
@@ -34,12 +38,18 @@ pub fn python() -> Result<PathBuf, String> {
         let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
         match output.status.success() {
             true => Ok(()),
-            false => Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr)
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .to_owned()),
         }
     };
     let place = folder.to_str().ok_or("the cache's path is not UTF-8")?;
-    run(Path::new("python3"), &["-m", "venv", place]).map_err(|why| format!("no Python environment: {why}"))?;
-    run(&python, &["-m", "pip", "install", "-q", "openai"]).map_err(|why| format!("no official client: {why}"))?;
+    run(Path::new("python3"), &["-m", "venv", place])
+        .map_err(|why| format!("no Python environment: {why}"))?;
+    run(&python, &["-m", "pip", "install", "-q", "openai"])
+        .map_err(|why| format!("no official client: {why}"))?;
     Ok(python)
 }
 
@@ -57,9 +67,13 @@ pub async fn official(model: &Path, python: &Path) -> Result<()> {
 /// async-openai: an answer, and the same as a stream.
 pub async fn rust(model: &Path) -> Result<()> {
     let server = Server::start(model, &["--context", "1024", "--api-key", "sesame"])?;
-    let config = OpenAIConfig::new().with_api_base(server.address("/v1")).with_api_key("sesame");
+    let config = OpenAIConfig::new()
+        .with_api_base(server.address("/v1"))
+        .with_api_key("sesame");
     let client = Client::with_config(config);
-    let message = ChatCompletionRequestUserMessageArgs::default().content("Name three colours.").build()?;
+    let message = ChatCompletionRequestUserMessageArgs::default()
+        .content("Name three colours.")
+        .build()?;
     let request = CreateChatCompletionRequestArgs::default()
         .model("small")
         .messages([message.into()])
@@ -67,7 +81,11 @@ pub async fn rust(model: &Path) -> Result<()> {
         .max_completion_tokens(16u32)
         .build()?;
     let answer = client.chat().create(request.clone()).await?;
-    let said = answer.choices[0].message.content.clone().context("no answer")?;
+    let said = answer.choices[0]
+        .message
+        .content
+        .clone()
+        .context("no answer")?;
     let mut stream = client.chat().create_stream(request).await?;
     let mut heard = String::new();
     while let Some(chunk) = stream.next().await {
@@ -96,8 +114,17 @@ pub async fn page(model: &Path, browser: &str) -> Result<()> {
     let picture = folder.path().join("page.png");
     let run = |arguments: Vec<String>| {
         let mut command = tokio::process::Command::new(browser);
-        command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=6000"]);
-        command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
+        command.args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--virtual-time-budget=6000",
+        ]);
+        command.arg(format!(
+            "--user-data-dir={}",
+            folder.path().join("profile").display()
+        ));
         command.args(arguments).arg(server.address("/"));
         async move {
             let output = tokio::time::timeout(Duration::from_secs(90), command.output()).await??;
@@ -106,10 +133,21 @@ pub async fn page(model: &Path, browser: &str) -> Result<()> {
     };
     let output = run(vec!["--dump-dom".into()]).await?;
     let page = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(page.contains("<h1 id=\"model\">small</h1>"), "the page has no figures: {page}");
+    ensure!(
+        page.contains("<h1 id=\"model\">small</h1>"),
+        "the page has no figures: {page}"
+    );
     ensure!(page.contains("<dd id=\"running\">0</dd>"), "{page}");
-    run(vec![format!("--screenshot={}", picture.display()), "--window-size=1000,700".into()]).await?;
+    run(vec![
+        format!("--screenshot={}", picture.display()),
+        "--window-size=1000,700".into(),
+    ])
+    .await?;
     let png = std::fs::read(&picture).context("no picture")?;
-    ensure!(png.starts_with(b"\x89PNG") && png.len() > 4000, "{} bytes", png.len());
+    ensure!(
+        png.starts_with(b"\x89PNG") && png.len() > 4000,
+        "{} bytes",
+        png.len()
+    );
     Ok(())
 }

@@ -15,7 +15,10 @@ use longwave_tests::trial;
 
 /// Runs a test that waits for things.
 fn wait<F: Future<Output = Result<()>>>(test: impl FnOnce() -> F) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(test())
 }
 
@@ -40,13 +43,23 @@ fn main() -> ExitCode {
         "sessions, a kill and an end" => chaos::sessions,
         "async-openai" => clients::rust,
     }
-    let both = model.clone().and_then(|model| Ok((model, clients::python()?)));
-    trials.push(trial::with("the official client", both, |(model, python): (PathBuf, PathBuf)| {
-        wait(|| async move { clients::official(&model, Path::new(&python)).await })
-    }));
+    let both = model
+        .clone()
+        .and_then(|model| Ok((model, clients::python()?)));
+    trials.push(trial::with(
+        "the official client",
+        both,
+        |(model, python): (PathBuf, PathBuf)| {
+            wait(|| async move { clients::official(&model, Path::new(&python)).await })
+        },
+    ));
     let both = model.and_then(|model| Ok((model, clients::browser()?)));
-    trials.push(trial::with("the page in a browser", both, |(model, browser): (PathBuf, &'static str)| {
-        wait(|| async move { clients::page(&model, browser).await })
-    }));
+    trials.push(trial::with(
+        "the page in a browser",
+        both,
+        |(model, browser): (PathBuf, &'static str)| {
+            wait(|| async move { clients::page(&model, browser).await })
+        },
+    ));
     trial::run(trials)
 }

@@ -24,7 +24,17 @@ impl Server {
     /// Starts one with a model on the processor.
     pub fn start(model: &Path, more: &[&str]) -> Result<Self> {
         let model = model.to_str().context("the model's path is not UTF-8")?;
-        let common = ["serve", "-m", model, "--model-name", "small", "--port", "0", "--backend", "cpu"];
+        let common = [
+            "serve",
+            "-m",
+            model,
+            "--model-name",
+            "small",
+            "--port",
+            "0",
+            "--backend",
+            "cpu",
+        ];
         let mut process = Command::new(program::path()?)
             .args(common)
             .args(more)
@@ -50,7 +60,9 @@ impl Server {
         Ok(Server {
             process,
             url,
-            client: Client::builder().timeout(Duration::from_secs(180)).build()?,
+            client: Client::builder()
+                .timeout(Duration::from_secs(180))
+                .build()?,
             log,
         })
     }
@@ -65,13 +77,12 @@ impl Server {
     }
 
     /// Sends anything.
-    pub async fn post_text(
-        &self,
-        path: &str,
-        body: impl Into<reqwest::Body>,
-    ) -> Result<Response> {
+    pub async fn post_text(&self, path: &str, body: impl Into<reqwest::Body>) -> Result<Response> {
         let request = self.client.post(self.address(path)).body(body);
-        Ok(request.header("content-type", "application/json").send().await?)
+        Ok(request
+            .header("content-type", "application/json")
+            .send()
+            .await?)
     }
 
     /// Sends an object and reads what comes back, which must be well.
@@ -85,7 +96,9 @@ impl Server {
     /// Sends an object that is to be refused: OpenAI's error object with a message that says `why`.
     pub async fn refused(&self, path: &str, body: &Value, status: u16, why: &str) -> Result<()> {
         let response = self.post(path, body).await?;
-        error(response, status, why).await.with_context(|| format!("{path}: {body}"))
+        error(response, status, why)
+            .await
+            .with_context(|| format!("{path}: {body}"))
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
@@ -98,12 +111,24 @@ impl Server {
     /// The events of a stream, without the last one, which must be `[DONE]`.
     pub async fn stream(&self, path: &str, body: &Value) -> Result<Vec<Value>> {
         let response = self.post(path, body).await?;
-        ensure!(response.status() == StatusCode::OK, "{}", response.text().await?);
+        ensure!(
+            response.status() == StatusCode::OK,
+            "{}",
+            response.text().await?
+        );
         let text = response.text().await?;
-        let mut events: Vec<&str> =
-            text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-        ensure!(events.pop() == Some("[DONE]"), "the stream did not end: {text}");
-        events.iter().map(|event| Ok(serde_json::from_str(event)?)).collect()
+        let mut events: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .collect();
+        ensure!(
+            events.pop() == Some("[DONE]"),
+            "the stream did not end: {text}"
+        );
+        events
+            .iter()
+            .map(|event| Ok(serde_json::from_str(event)?))
+            .collect()
     }
 
     /// Waits until nothing is under way, and checks that nothing is held but what the prefix cache and sessions hold.
@@ -121,7 +146,10 @@ impl Server {
                 self.get("/health").await?;
                 return Ok(());
             }
-            ensure!(Instant::now() < until, "requests are still under way: {stats}");
+            ensure!(
+                Instant::now() < until,
+                "requests are still under way: {stats}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

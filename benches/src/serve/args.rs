@@ -18,7 +18,12 @@ pub struct ServeArguments {
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// The key, where the server wants one
-    #[arg(long, value_name = "KEY", env = "LONGWAVE_API_KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LONGWAVE_API_KEY",
+        hide_env_values = true
+    )]
     pub api_key: Option<String>,
     /// Which interface
     #[arg(long, value_enum, value_name = "NAME", default_value = "completions")]

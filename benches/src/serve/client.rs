@@ -121,7 +121,10 @@ impl<'a> Server<'a> {
             .header("content-type", "application/json");
         let read = async {
             let response = request.body(body).send().await?;
-            let refused = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+            let refused = [
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ];
             if refused.contains(&response.status()) {
                 return Ok(End::Refused);
             }
@@ -156,7 +159,10 @@ fn take(event: &Value, now: Duration, answer: &mut Answer) -> Result<()> {
         &choice["delta"]["content"],
         &choice["delta"]["reasoning_content"],
     ];
-    if texts.iter().any(|text| text.as_str().is_some_and(|text| !text.is_empty())) {
+    if texts
+        .iter()
+        .any(|text| text.as_str().is_some_and(|text| !text.is_empty()))
+    {
         answer.parts.push(now);
     }
     let usage = &event["usage"];
@@ -181,10 +187,7 @@ async fn text(response: Response) -> Result<String> {
 }
 
 /// Reads server-sent events until `[DONE]`.
-async fn stream(
-    mut response: Response,
-    mut take: impl FnMut(&Value) -> Result<()>,
-) -> Result<()> {
+async fn stream(mut response: Response, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
     let mut lines = Lines::default();
     while let Some(bytes) = response.chunk().await? {
         lines.push(&bytes);
@@ -195,7 +198,10 @@ async fn stream(
                 None => {}
             }
         }
-        ensure!(lines.bytes.len() < 1 << 24, "a line of the stream does not end");
+        ensure!(
+            lines.bytes.len() < 1 << 24,
+            "a line of the stream does not end"
+        );
     }
     bail!("the stream ended before it was done")
 }
@@ -217,7 +223,9 @@ impl Lines {
     fn next(&mut self) -> Option<String> {
         let rest = &self.bytes[self.from..];
         let end = rest.iter().position(|&byte| byte == b'\n')?;
-        let line = String::from_utf8_lossy(&rest[..end]).trim_end_matches('\r').to_owned();
+        let line = String::from_utf8_lossy(&rest[..end])
+            .trim_end_matches('\r')
+            .to_owned();
         self.from += end + 1;
         Some(line)
     }
@@ -256,7 +264,11 @@ mod tests {
             r#"{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}}"#,
         ];
         for (at, event) in (0..).zip(events) {
-            take(&serde_json::from_str(event)?, Duration::from_secs(at), &mut answer)?;
+            take(
+                &serde_json::from_str(event)?,
+                Duration::from_secs(at),
+                &mut answer,
+            )?;
         }
         assert_eq!(answer.parts, [1, 2].map(Duration::from_secs));
         assert_eq!(answer.tokens, [7, 3, 2]);

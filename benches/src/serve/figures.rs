@@ -157,7 +157,13 @@ impl Figures {
         let ended = answers.iter().map(|answer| answer.sent + answer.whole);
         let duration = ended.max().unwrap_or_default().as_secs_f64();
         let sum = |index: usize| whole.iter().map(|answer| answer.tokens[index]).sum::<u64>();
-        let per_second = |count: f64| if duration > 0.0 { count / duration } else { 0.0 };
+        let per_second = |count: f64| {
+            if duration > 0.0 {
+                count / duration
+            } else {
+                0.0
+            }
+        };
         let goals = &arguments.goodput;
         let good = whole.iter().filter(|answer| is_good(answer, goals)).count();
         let figures = Figures {
@@ -227,7 +233,11 @@ impl Figures {
                 spread.mean, spread.median, spread.p99, spread.max
             )
         }));
-        lines.extend(self.errors.iter().map(|(why, count)| format!("\n{count} x {why}")));
+        lines.extend(
+            self.errors
+                .iter()
+                .map(|(why, count)| format!("\n{count} x {why}")),
+        );
         lines.join("\n")
     }
 }
@@ -240,7 +250,10 @@ mod tests {
     fn ranks_are_of_what_was_measured() {
         let times: Vec<f64> = (1..=200).rev().map(f64::from).collect();
         let spread = Spread::of(&times);
-        assert_eq!((spread.median, spread.p99, spread.max), (100.0, 198.0, 200.0));
+        assert_eq!(
+            (spread.median, spread.p99, spread.max),
+            (100.0, 198.0, 200.0)
+        );
         assert_eq!(Spread::of(&[3.0]).p99, 3.0);
         assert_eq!(Spread::of(&[]), Spread::default());
     }
@@ -257,7 +270,13 @@ mod tests {
         };
         assert_eq!(times(&answer), Some([100.0, 30.0, 170.0]));
         let goal = |time, most| Goal { time, most };
-        assert!(is_good(&answer, &[goal(Time::Ttft, 100.0), goal(Time::Tpot, 31.0)]));
-        assert!(!is_good(&answer, &[goal(Time::Ttft, 100.0), goal(Time::E2e, 160.0)]));
+        assert!(is_good(
+            &answer,
+            &[goal(Time::Ttft, 100.0), goal(Time::Tpot, 31.0)]
+        ));
+        assert!(!is_good(
+            &answer,
+            &[goal(Time::Ttft, 100.0), goal(Time::E2e, 160.0)]
+        ));
     }
 }

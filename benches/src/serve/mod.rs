@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-pub use args::ServeArguments;
 use args::Form;
+pub use args::ServeArguments;
 use client::{Answer, End, Server};
 use figures::Figures;
 
@@ -93,7 +93,7 @@ impl ServeArguments {
             None => vec![0.0; self.requests as usize],
         };
         let limit = Arc::new(Semaphore::new(
-            self.concurrency.unwrap_or(self.requests) as usize,
+            self.concurrency.unwrap_or(self.requests) as usize
         ));
         let begun = Instant::now();
         let mut tasks = JoinSet::new();

@@ -22,7 +22,11 @@ pub fn draw(figures: &Figures, times: &Times) -> Canvas {
     ];
     let all = || lines.iter().flat_map(|(_, times)| times.iter().copied());
     let positive = || all().filter(|time| *time > 0.0);
-    let low = positive().fold(f64::MAX, f64::min).max(1e-3).log10().floor() as i32;
+    let low = positive()
+        .fold(f64::MAX, f64::min)
+        .max(1e-3)
+        .log10()
+        .floor() as i32;
     let high = positive().fold(1e-3, f64::max).log10().ceil() as i32;
     let (low, high) = (low.min(high), high.max(low.min(high) + 1));
     let x = |time: f64| {

@@ -57,13 +57,20 @@ impl ServeArguments {
         let settings = self.settings.clone().over(file.unwrap_or_default());
         log(&settings)?;
         if let Some(folder) = &settings.session_dir {
-            ensure!(folder.is_dir(), "--session-dir: {} is no folder", folder.display());
+            ensure!(
+                folder.is_dir(),
+                "--session-dir: {} is no folder",
+                folder.display()
+            );
         }
         let choice = Choice::by(&DeviceArguments {
             backend: settings.backend.unwrap_or_default(),
             device: settings.device.clone(),
         })?;
-        let name = settings.model.clone().unwrap_or_else(|| "smollm2:135m".into());
+        let name = settings
+            .model
+            .clone()
+            .unwrap_or_else(|| "smollm2:135m".into());
         let arguments = ModelArguments {
             model: name.clone(),
             offline: self.offline,
@@ -85,13 +92,15 @@ impl ServeArguments {
         }
         let backend = choice.open(notes)?;
         let sequences = settings.sequences.unwrap_or(32);
-        let chunk = settings.chunk.unwrap_or_else(|| EngineOptions::chunk_for(backend.caps(), &config));
+        let chunk = settings
+            .chunk
+            .unwrap_or_else(|| EngineOptions::chunk_for(backend.caps(), &config));
         let count = kvs.len() as u32;
         let mean = |of: &dyn Fn(&KvPolicy) -> u32| kvs.iter().map(of).sum::<u32>().div_ceil(count);
         let reach = kvs.iter().map(KvPolicy::positions).max().unwrap_or(0);
-        let cache = settings.cache_tokens.unwrap_or_else(|| {
-            CACHE.max(context).min(context.saturating_mul(sequences))
-        });
+        let cache = settings
+            .cache_tokens
+            .unwrap_or_else(|| CACHE.max(context).min(context.saturating_mul(sequences)));
         let mut options = EngineOptions {
             context,
             cache_tokens: cache,
@@ -110,7 +119,9 @@ impl ServeArguments {
                 context: reached,
                 ..options.clone()
             };
-            loaded_with_room(options, &loaded, |loaded| opened.load(&backend, loaded, notes))
+            loaded_with_room(options, &loaded, |loaded| {
+                opened.load(&backend, loaded, notes)
+            })
         };
         let model = match load(&mut options) {
             Err(error) if settings.cache_tokens.is_none() => {
@@ -129,7 +140,12 @@ impl ServeArguments {
             }
             loaded => loaded?,
         };
-        let mut policies = Policies::new(&backend, &model, Ground::Texts(&opened, &settings.text), notes);
+        let mut policies = Policies::new(
+            &backend,
+            &model,
+            Ground::Texts(&opened, &settings.text),
+            notes,
+        );
         let mut offers = Vec::new();
         for kv in &kvs {
             let options = EngineOptions {
@@ -195,9 +211,9 @@ fn server_config(settings: &Settings) -> ServerConfig {
         port: settings.port.unwrap_or(default.port),
         api_key: settings.api_key.clone(),
         cors: settings.cors.clone(),
-        body_bytes: settings
-            .body_bytes
-            .map_or(default.body_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+        body_bytes: settings.body_bytes.map_or(default.body_bytes, |bytes| {
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        }),
         timeout: seconds(settings.timeout, default.timeout),
         drain: seconds(settings.drain, default.drain),
         session_dir: settings.session_dir.clone(),
@@ -210,7 +226,9 @@ fn server_config(settings: &Settings) -> ServerConfig {
 fn log(settings: &Settings) -> Result<()> {
     let level = settings.log_level.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let made = match settings.log_format {
         Some(LogFormat::Json) => logs.json().try_init(),
         _ => logs.with_ansi(false).try_init(),

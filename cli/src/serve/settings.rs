@@ -121,7 +121,9 @@ pub enum LogFormat {
 
 fn named<'de, D: Deserializer<'de>, T: ValueEnum>(reader: D) -> Result<Option<T>, D::Error> {
     let name = String::deserialize(reader)?;
-    T::from_str(&name, false).map(Some).map_err(D::Error::custom)
+    T::from_str(&name, false)
+        .map(Some)
+        .map_err(D::Error::custom)
 }
 
 fn policies<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<KvPolicy>, D::Error> {
@@ -135,7 +137,9 @@ fn policies<'de, D: Deserializer<'de>>(reader: D) -> Result<Vec<KvPolicy>, D::Er
         Names::One(name) => vec![name],
         Names::Many(names) => names,
     };
-    let policies = names.iter().map(|name| KvPolicy::from_str(name).map_err(D::Error::custom));
+    let policies = names
+        .iter()
+        .map(|name| KvPolicy::from_str(name).map_err(D::Error::custom));
     policies.collect()
 }
 
@@ -158,8 +162,16 @@ impl Settings {
             model_name: self.model_name.or(other.model_name),
             backend: self.backend.or(other.backend),
             device: self.device.or(other.device),
-            kv: if self.kv.is_empty() { other.kv } else { self.kv },
-            text: if self.text.is_empty() { other.text } else { self.text },
+            kv: if self.kv.is_empty() {
+                other.kv
+            } else {
+                self.kv
+            },
+            text: if self.text.is_empty() {
+                other.text
+            } else {
+                self.text
+            },
             host: self.host.or(other.host),
             port: self.port.or(other.port),
             context: self.context.or(other.context),
@@ -196,14 +208,20 @@ mod tests {
             "port = 9000\nkv = [\"dense\", \"q8\"]\nbackend = \"cpu\"\nsave-on-exit = true\n",
         )?;
         let file = Settings::read(&path)?;
-        assert_eq!((file.port, file.backend), (Some(9000), Some(BackendName::Cpu)));
+        assert_eq!(
+            (file.port, file.backend),
+            (Some(9000), Some(BackendName::Cpu))
+        );
         let flags = Settings {
             port: Some(1),
             kv: vec![KvPolicy::from_str("omnikv").map_err(anyhow::Error::msg)?],
             ..Settings::default()
         };
         let both = flags.over(file);
-        assert_eq!((both.port, both.kv.len(), both.save_on_exit), (Some(1), 1, true));
+        assert_eq!(
+            (both.port, both.kv.len(), both.save_on_exit),
+            (Some(1), 1, true)
+        );
         for (wrong, what) in [
             ("prot = 1", "prot"),
             ("port = \"x\"", "port"),

@@ -70,7 +70,10 @@ pub fn text_of(content: &Value) -> Result<String, String> {
 fn objects(calls: &mut Value) {
     for call in calls.as_array_mut().into_iter().flatten() {
         let arguments = &mut call["function"]["arguments"];
-        if let Some(object) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok()) {
+        if let Some(object) = arguments
+            .as_str()
+            .and_then(|text| serde_json::from_str(text).ok())
+        {
             *arguments = object;
         }
     }
@@ -121,7 +124,10 @@ mod tests {
         let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
         let found = message(json!({"role": "developer", "content": parts}));
         let found = found.expect("it is a text");
-        assert_eq!((found.role.as_str(), found.content.as_str()), ("system", "ab"));
+        assert_eq!(
+            (found.role.as_str(), found.content.as_str()),
+            ("system", "ab")
+        );
         for (wrong, what) in [
             (json!({"role": "user"}), "messages[3].content"),
             (json!({"role": "king", "content": "x"}), "messages[3].role"),
@@ -140,6 +146,9 @@ mod tests {
         let calls = json!([{"function": {"name": "f", "arguments": "{\"a\": 1}"}}]);
         let found = message(json!({"role": "assistant", "content": null, "tool_calls": calls}));
         let found = found.expect("it is a call");
-        assert_eq!(found.extra["tool_calls"][0]["function"]["arguments"]["a"], 1);
+        assert_eq!(
+            found.extra["tool_calls"][0]["function"]["arguments"]["a"],
+            1
+        );
     }
 }

@@ -9,6 +9,9 @@ use longwave_runtime::schedule::Constraint;
 use longwave_runtime::text::Tokenizer;
 use serde_json::Value;
 
+/// Blanks between two parts of a JSON text: enough for indented lines.
+const BLANKS: &str = "[ \\n\\t]{0,12}";
+
 /// What grammars of one tokenizer share.
 pub struct Grammars {
     factory: Result<ParserFactory, String>,
@@ -26,7 +29,12 @@ impl Grammars {
     ///
     /// # Errors
     /// The schema is of no use, or asks for what grammars cannot say; which it is.
-    pub fn schema(&self, schema: Value) -> Result<Box<dyn Constraint>, String> {
+    pub fn schema(&self, mut schema: Value) -> Result<Box<dyn Constraint>, String> {
+        if let Some(object) = schema.as_object_mut() {
+            // Without a limit, small models write blanks until they may write no more.
+            let layout = serde_json::json!({"whitespace_pattern": BLANKS});
+            object.entry("x-guidance").or_insert(layout);
+        }
         let factory = self.factory.as_ref().map_err(Clone::clone)?;
         let parser = factory.create_parser(TopLevelGrammar::from_json_schema(schema));
         let matcher = Matcher::new(parser);

@@ -67,8 +67,16 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         let m = &metrics;
-        registry.register("num_requests_running", "Requests that are worked on", m.running.clone());
-        registry.register("num_requests_waiting", "Requests that wait", m.waiting.clone());
+        registry.register(
+            "num_requests_running",
+            "Requests that are worked on",
+            m.running.clone(),
+        );
+        registry.register(
+            "num_requests_waiting",
+            "Requests that wait",
+            m.waiting.clone(),
+        );
         registry.register(
             "kv_cache_usage_perc",
             "Share of the cache that is held, 1 for all of it; what only the prefix cache holds left out",
@@ -94,21 +102,51 @@ impl Default for Metrics {
             "Prompt tokens that were found in the cache",
             m.prefix_hits.clone(),
         );
-        registry.register("prompt_tokens", "Prompt tokens of requests that ended", m.prompt.clone());
-        registry.register("generation_tokens", "Tokens that were generated", m.generation.clone());
+        registry.register(
+            "prompt_tokens",
+            "Prompt tokens of requests that ended",
+            m.prompt.clone(),
+        );
+        registry.register(
+            "generation_tokens",
+            "Tokens that were generated",
+            m.generation.clone(),
+        );
         registry.register(
             "num_preemptions",
             "Times that a request lost its rows to others",
             m.preemptions.clone(),
         );
-        registry.register("request_success", "Requests that ended, by reason", m.ended.clone());
+        registry.register(
+            "request_success",
+            "Requests that ended, by reason",
+            m.ended.clone(),
+        );
         let seconds = |registry: &mut Registry, name, help, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };
-        seconds(&mut registry, "time_to_first_token", "To the first token", &m.first);
-        seconds(&mut registry, "inter_token_latency", "Between two tokens", &m.between);
-        seconds(&mut registry, "e2e_request_latency", "To the end of a request", &m.whole);
-        Metrics { registry, ..metrics }
+        seconds(
+            &mut registry,
+            "time_to_first_token",
+            "To the first token",
+            &m.first,
+        );
+        seconds(
+            &mut registry,
+            "inter_token_latency",
+            "Between two tokens",
+            &m.between,
+        );
+        seconds(
+            &mut registry,
+            "e2e_request_latency",
+            "To the end of a request",
+            &m.whole,
+        );
+        Metrics {
+            registry,
+            ..metrics
+        }
     }
 }
 
@@ -128,7 +166,9 @@ impl Metrics {
     /// A request ended.
     pub fn ended(&self, reason: &'static str, after: Duration, usage: Usage) {
         self.whole.observe(after.as_secs_f64());
-        self.ended.get_or_create(&vec![("finished_reason", reason)]).inc();
+        self.ended
+            .get_or_create(&vec![("finished_reason", reason)])
+            .inc();
         self.prompt.inc_by(usage.prompt_tokens as u64);
         self.prefix_queries.inc_by(usage.prompt_tokens as u64);
         self.prefix_hits.inc_by(usage.cached_tokens as u64);
@@ -138,7 +178,13 @@ impl Metrics {
     pub fn text(&self, stats: &Stats) -> String {
         self.running.set(stats.running as f64);
         self.waiting.set(stats.waiting as f64);
-        let share = |part: u64, whole: u64| if whole > 0 { part as f64 / whole as f64 } else { 0.0 };
+        let share = |part: u64, whole: u64| {
+            if whole > 0 {
+                part as f64 / whole as f64
+            } else {
+                0.0
+            }
+        };
         let live = stats.kv_bytes_used.saturating_sub(stats.kv_bytes_reusable);
         self.cache_usage.set(share(live, stats.kv_bytes_total));
         let tiers = [
@@ -152,7 +198,8 @@ impl Metrics {
         }
         self.compression.set(share(stats.kv_bytes_dense, live));
         let counted = self.preemptions.get();
-        self.preemptions.inc_by(stats.preemptions.saturating_sub(counted));
+        self.preemptions
+            .inc_by(stats.preemptions.saturating_sub(counted));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,

@@ -38,7 +38,9 @@ impl Server {
         offers: Vec<Offer>,
     ) -> Result<Self, ServerError> {
         if offers.is_empty() {
-            return Err(ServerError::Setting("there is nothing to serve with".into()));
+            return Err(ServerError::Setting(
+                "there is nothing to serve with".into(),
+            ));
         }
         if config.save_on_exit && config.session_dir.is_none() {
             let why = "sessions can only be saved at the end where there is a folder for them";
@@ -105,7 +107,10 @@ impl Server {
             });
         }
         drop(self.listener);
-        tracing::info!(seconds = self.drain.as_secs(), "ending: requests under way go on");
+        tracing::info!(
+            seconds = self.drain.as_secs(),
+            "ending: requests under way go on"
+        );
         for file in self.handle.drain(self.drain).await {
             match file.saved {
                 Ok(bytes) => tracing::info!(session = file.name, bytes, "saved"),

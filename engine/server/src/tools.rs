@@ -49,7 +49,12 @@ impl ToolChoice {
                 return Err(ApiError::field("tools", why));
             }
         }
-        let names = || tools.iter().map(|tool| tool.function.name.clone()).collect();
+        let names = || {
+            tools
+                .iter()
+                .map(|tool| tool.function.name.clone())
+                .collect()
+        };
         match choice {
             None | Some(Value::Null) if tools.is_empty() => Ok(ToolChoice::Nothing),
             None | Some(Value::Null) => Ok(ToolChoice::Auto),
@@ -63,7 +68,9 @@ impl ToolChoice {
             },
             Some(object) => {
                 // The responses interface has the name beside the type.
-                let name = object["function"]["name"].as_str().or(object["name"].as_str());
+                let name = object["function"]["name"]
+                    .as_str()
+                    .or(object["name"].as_str());
                 match name {
                     Some(name) if tools.iter().any(|tool| tool.function.name == name) => {
                         Ok(ToolChoice::Required(vec![name.to_owned()]))
@@ -223,7 +230,9 @@ fn call_of(text: &str) -> Option<Call> {
         _ => object,
     };
     let name = object.get("name")?.as_str()?.to_owned();
-    let arguments = object.get("arguments").or_else(|| object.get("parameters"))?;
+    let arguments = object
+        .get("arguments")
+        .or_else(|| object.get("parameters"))?;
     let arguments = match arguments {
         Value::String(text) => text.clone(),
         object @ Value::Object(_) => object.to_string(),
@@ -272,7 +281,12 @@ mod tests {
             ),
             (
                 "Let me see. <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>",
-                vec![text("Let me see. "), call("f", "{}"), text("\n"), call("g", "{}")],
+                vec![
+                    text("Let me see. "),
+                    call("f", "{}"),
+                    text("\n"),
+                    call("g", "{}"),
+                ],
             ),
             (
                 r#"{"name": "f", "parameters": {"a": 1}}"#,
@@ -284,7 +298,10 @@ mod tests {
             ),
             (r#"{"a": 1}"#, vec![text(r#"{"a": 1}"#)]),
             ("a < b <tool", vec![text("a < b <tool")]),
-            ("<tool_call>oh</tool_call>", vec![text("<tool_call>oh</tool_call>")]),
+            (
+                "<tool_call>oh</tool_call>",
+                vec![text("<tool_call>oh</tool_call>")],
+            ),
             (
                 "<tool_call>{\"name\":\"f\",\"arguments\":{}}",
                 vec![call("f", "{}")],
@@ -294,7 +311,11 @@ mod tests {
         ];
         for (said, expected) in cases {
             for length in [1, 2, 7, 100] {
-                assert_eq!(parse(said, length), expected, "{said} in pieces of {length}");
+                assert_eq!(
+                    parse(said, length),
+                    expected,
+                    "{said} in pieces of {length}"
+                );
             }
         }
     }

@@ -11,9 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use longwave_runtime::generate::FinishReason;
-use longwave_runtime::schedule::{
-    Event, Request, RequestId, Scheduler, SessionInfo, Stats, Usage,
-};
+use longwave_runtime::schedule::{Event, Request, RequestId, Scheduler, SessionInfo, Stats, Usage};
 use longwave_runtime::text::Tokenizer;
 use tokio::sync::{mpsc, oneshot};
 
@@ -131,7 +129,8 @@ impl Handle {
 
     /// Hands requests to their schedulers: all of them, or none.
     pub async fn submit(&self, submissions: Vec<Submission>) -> Result<(), ApiError> {
-        self.ask(|asked| Command::Submit(submissions, asked), PATIENCE).await
+        self.ask(|asked| Command::Submit(submissions, asked), PATIENCE)
+            .await
     }
 
     /// Does something with sessions of an offer.
@@ -141,7 +140,8 @@ impl Handle {
         command: SessionCommand,
     ) -> Result<SessionReply, ApiError> {
         let long = 10 * PATIENCE;
-        self.ask(|asked| Command::Session(offer, command, asked), long).await
+        self.ask(|asked| Command::Session(offer, command, asked), long)
+            .await
     }
 
     /// How each offer stands; an error where the device is gone or does not answer.
@@ -447,7 +447,10 @@ impl Worker {
 
     /// Nothing can be served any more.
     fn fail(&mut self, why: &str) {
-        tracing::error!(error = why, "the device failed: no request can be served any more");
+        tracing::error!(
+            error = why,
+            "the device failed: no request can be served any more"
+        );
         self.broken = Some(why.to_owned());
         let keys: Vec<(usize, RequestId)> = self.live.keys().copied().collect();
         for key in keys {

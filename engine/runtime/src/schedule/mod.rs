@@ -8,15 +8,17 @@
 mod choose;
 mod job;
 mod pace;
+mod prompts;
 mod request;
 mod sessions;
+mod share;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use longwave_contract::BackendError;
 
-use crate::engine::{Engine, Feed, Intake, Outcome, Progress, Wants};
+use crate::engine::{Engine, Feed, Intake, Outcome};
 use crate::error::Error;
 use crate::generate::FinishReason;
 use crate::kv::SequenceId;
@@ -28,6 +30,7 @@ pub use request::{
 };
 pub use sessions::SessionInfo;
 use sessions::Sessions;
+use share::share;
 
 /// How a scheduler works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -492,102 +495,6 @@ impl Scheduler {
         self.release(job, whole);
     }
 
-    /// Takes the next unit of a prompt in, where layers compress; a prompt of one chunk may go between two layers of a longer one.
-    fn take_in(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        let between = self
-            .intake
-            .as_ref()
-            .is_none_or(|(_, intake)| intake.is_between_layers());
-        let chunk = self.engine.options().chunk;
-        let next = self.running.iter().position(|job| {
-            let left = self.left(job);
-            let begun = job.sequence.and_then(|id| self.engine.sequence(id).ok());
-            let decodes = left == 1 && begun.is_some_and(|held| !held.is_empty());
-            let fits = self.intake.is_none() || left <= chunk;
-            job.generate().is_some() && left > 0 && !decodes && fits && !self.is_taken_in(job.id)
-        });
-        let (id, intake) = match (next, between, self.intake.take()) {
-            (Some(index), true, long) => {
-                let Some(sequence) = self.running[index].sequence else {
-                    return Ok(());
-                };
-                let from = self.engine.sequence(sequence)?.tokens.len();
-                let tokens = self.running[index].tokens[from..].to_vec();
-                let id = self.running[index].id;
-                let begun =
-                    self.tolerate_cache(events, |all| all.engine.begin_intake(sequence, &tokens));
-                match (begun?, long) {
-                    (Some(intake), None) => (id, intake),
-                    (Some(intake), Some(long)) => {
-                        // One chunk takes all layers at once.
-                        self.intake = Some(long);
-                        return self.advance(id, intake, events);
-                    }
-                    (None, long) => {
-                        self.intake = self.intake.take().or(long);
-                        return Ok(());
-                    }
-                }
-            }
-            (_, _, Some(long)) => long,
-            (_, _, None) => return Ok(()),
-        };
-        self.advance(id, intake, events)
-    }
-
-    fn advance(
-        &mut self,
-        id: RequestId,
-        intake: Intake,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Error> {
-        let Some(index) = self.running.iter().position(|job| job.id == id) else {
-            self.engine.drop_intake(intake);
-            return Ok(());
-        };
-        let job = &mut self.running[index];
-        let last = job.tokens.len() - 1;
-        let (_, wants) = job.feed(last, 1);
-        let nothing = matches!(wants, Wants::Nothing);
-        match self.engine.advance_intake(intake, wants)? {
-            Progress::Begun(intake) => self.intake = Some((id, intake)),
-            Progress::Ended(outcome) => {
-                let given = match nothing {
-                    true => Some(Given::Token(None)),
-                    false => {
-                        let logits = outcome.logits.into_iter().next().map(Given::Logits);
-                        logits.or(outcome.tokens.into_iter().next().map(Given::Token))
-                    }
-                };
-                if let Some(given) = given
-                    && let Some(how) = self.accept(index, given, events)
-                {
-                    let job = self.running.remove(index);
-                    self.finish(job, how, events);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Does what the cache may have no room for: then somebody is put back.
-    fn tolerate_cache<T>(
-        &mut self,
-        events: &mut Vec<Event>,
-        act: impl FnOnce(&mut Self) -> Result<T, Error>,
-    ) -> Result<Option<T>, Error> {
-        match act(self) {
-            Ok(done) => Ok(Some(done)),
-            Err(Error::CacheFull { .. }) => {
-                if !self.sessions.forget_oldest(&mut self.engine) {
-                    self.put_back(events);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Computes the vectors of requests that want those.
     fn embed(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
         let Some(index) = self.running.iter().position(|job| job.generate().is_none()) else {
@@ -640,58 +547,4 @@ struct Part {
     index: usize,
     tokens: usize,
     decodes: bool,
-}
-
-/// Equal shares of `room` rows for prompts that have so many left; what short ones leave goes to the first ones. A prompt is never left with a
-/// single token, which would be taken for a decode step.
-fn share(prompts: &[(usize, usize)], room: usize) -> Vec<(usize, usize)> {
-    let mut given: Vec<(usize, usize, usize)> = prompts
-        .iter()
-        .map(|&(index, left)| (index, left, 0))
-        .collect();
-    let mut room = room;
-    // The shortest first, so that what they leave is known.
-    let mut order: Vec<usize> = (0..given.len()).collect();
-    order.sort_by_key(|&at| given[at].1);
-    for (done, &at) in order.iter().enumerate() {
-        let equal = room / (order.len() - done);
-        let (_, left, part) = &mut given[at];
-        *part = equal.min(*left);
-        if *left - *part == 1 && *part > 0 {
-            *part -= 1;
-        }
-        room -= *part;
-    }
-    for (_, left, part) in &mut given {
-        let more = room.min(*left - *part);
-        let more = match *left - *part - more {
-            1 => more.saturating_sub(1),
-            _ => more,
-        };
-        *part += more;
-        room -= more;
-    }
-    let some = given.into_iter().filter(|(_, _, part)| *part > 0);
-    some.map(|(index, _, part)| (index, part)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::share;
-
-    #[test]
-    fn short_prompts_do_not_wait_for_long_ones() {
-        assert_eq!(share(&[(0, 100_000), (1, 300)], 1024), [(0, 724), (1, 300)]);
-        assert_eq!(share(&[(0, 9000), (1, 9000)], 1024), [(0, 512), (1, 512)]);
-        assert_eq!(share(&[(3, 5)], 1024), [(3, 5)]);
-        assert_eq!(share(&[], 1024), []);
-        assert_eq!(share(&[(0, 10)], 0), []);
-    }
-
-    #[test]
-    fn no_prompt_is_left_with_one_token() {
-        assert_eq!(share(&[(0, 101)], 100), [(0, 99)]);
-        assert_eq!(share(&[(0, 2)], 1), []);
-        assert_eq!(share(&[(0, 1)], 1), [(0, 1)]);
-    }
 }

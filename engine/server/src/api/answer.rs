@@ -38,13 +38,16 @@ impl Replies {
         let timeout = shared.config.timeout;
         let until = Instant::now() + timeout;
         let left = requests.len();
-        let submissions = requests.into_iter().enumerate().map(|(index, request)| Submission {
-            offer,
-            request,
-            stop: stop.clone(),
-            index,
-            replies: sender.clone(),
-        });
+        let submissions = requests
+            .into_iter()
+            .enumerate()
+            .map(|(index, request)| Submission {
+                offer,
+                request,
+                stop: stop.clone(),
+                index,
+                replies: sender.clone(),
+            });
         shared.handle.submit(submissions.collect()).await?;
         Ok(Replies {
             receiver,
@@ -61,7 +64,10 @@ impl Replies {
         }
         let reply = match tokio::time::timeout_at(self.until, self.receiver.recv()).await {
             Ok(Some(reply)) => reply,
-            Ok(None) => (0, Reply::Failed(ApiError::unavailable("the server is ending"))),
+            Ok(None) => (
+                0,
+                Reply::Failed(ApiError::unavailable("the server is ending")),
+            ),
             Err(_) => {
                 let why = format!("the request took longer than {} s", self.timeout.as_secs());
                 let status = axum::http::StatusCode::GATEWAY_TIMEOUT;
@@ -116,7 +122,11 @@ pub fn usage(usages: &[Usage], offer: &OfferInfo) -> Value {
     let completion: usize = usages.iter().map(|usage| usage.completion_tokens).sum();
     let bytes: u64 = usages.iter().map(|usage| usage.kv_bytes).sum();
     let dense: u64 = usages.iter().map(|usage| usage.kv_bytes_dense).sum();
-    let ratio = if dense > 0 { bytes as f64 / dense as f64 } else { 0.0 };
+    let ratio = if dense > 0 {
+        bytes as f64 / dense as f64
+    } else {
+        0.0
+    };
     json!({
         "prompt_tokens": prompt.prompt_tokens,
         "completion_tokens": completion,
@@ -177,25 +187,28 @@ fn events(
     let begun = narrator.begin();
     let waiting = std::collections::VecDeque::from(begun);
     let state = (replies, narrator, waiting, false);
-    futures_util::stream::unfold(state, async |(mut replies, mut narrator, mut waiting, mut over)| {
-        loop {
-            if let Some(event) = waiting.pop_front() {
-                return Some((Ok(event), (replies, narrator, waiting, over)));
-            }
-            if over {
-                return None;
-            }
-            match replies.next().await {
-                Some((_, Reply::Failed(error))) => {
-                    waiting.extend(narrator.fail(&error));
-                    over = true;
+    futures_util::stream::unfold(
+        state,
+        async |(mut replies, mut narrator, mut waiting, mut over)| {
+            loop {
+                if let Some(event) = waiting.pop_front() {
+                    return Some((Ok(event), (replies, narrator, waiting, over)));
                 }
-                Some((index, reply)) => waiting.extend(narrator.tell(index, reply)),
-                None => {
-                    waiting.extend(narrator.end());
-                    over = true;
+                if over {
+                    return None;
+                }
+                match replies.next().await {
+                    Some((_, Reply::Failed(error))) => {
+                        waiting.extend(narrator.fail(&error));
+                        over = true;
+                    }
+                    Some((index, reply)) => waiting.extend(narrator.tell(index, reply)),
+                    None => {
+                        waiting.extend(narrator.end());
+                        over = true;
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }

@@ -19,11 +19,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Body<T> {
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ApiError> {
         let bytes = Bytes::from_request(request, shared).await;
-        let bytes = bytes.map_err(|rejection: BytesRejection| {
-            match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => gate::too_long(shared.config.body_bytes as u64),
-                status => ApiError::new(status, rejection.body_text()),
-            }
+        let bytes = bytes.map_err(|rejection: BytesRejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => gate::too_long(shared.config.body_bytes as u64),
+            status => ApiError::new(status, rejection.body_text()),
         })?;
         parse(&bytes).map(Body)
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State as Extract;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use longwave_runtime::schedule::Usage;
 use longwave_runtime::text::ChatOptions;
 use serde::Deserialize;
@@ -72,7 +72,8 @@ pub async fn create(
     };
     let constraint = || {
         let made = schema.clone().map(|schema| shared.grammars.schema(schema));
-        made.transpose().map_err(|why| ApiError::field("response_format", why))
+        made.transpose()
+            .map_err(|why| ApiError::field("response_format", why))
     };
     let logprobs = match (request.logprobs, request.top_logprobs) {
         (Some(true), most) => Some(most.unwrap_or(0)),
@@ -95,7 +96,14 @@ pub async fn create(
     if params.streams() {
         let include = params.stream_options.unwrap_or_default().include_usage;
         let voices = (0..count).map(|_| Voice::default()).collect();
-        return Ok(stream(replies, Stream { form, include, voices }));
+        return Ok(stream(
+            replies,
+            Stream {
+                form,
+                include,
+                voices,
+            },
+        ));
     }
     let answers = collect(replies, count).await?;
     let choices: Vec<Value> = answers
@@ -190,7 +198,10 @@ impl Form {
             .filter_map(|spoken| {
                 let logprobs = spoken.logprobs.as_ref()?;
                 let mut object = one(spoken.token, logprobs.chosen);
-                let top = logprobs.top.iter().map(|(token, logprob)| one(*token, *logprob));
+                let top = logprobs
+                    .top
+                    .iter()
+                    .map(|(token, logprob)| one(*token, *logprob));
                 object["top_logprobs"] = top.collect();
                 Some(object)
             })
@@ -213,7 +224,11 @@ pub fn said(text: &str, one_call: bool) -> (String, Vec<Call>) {
         }
     }
     // Blanks around calls are no text.
-    let text = if calls.is_empty() { text } else { text.trim().to_owned() };
+    let text = if calls.is_empty() {
+        text
+    } else {
+        text.trim().to_owned()
+    };
     (text, calls)
 }
 

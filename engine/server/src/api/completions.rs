@@ -1,9 +1,9 @@
 //! `/v1/completions`: a text goes on.
 
+use axum::Json;
 use axum::extract::State as Extract;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use longwave_runtime::schedule::{Request, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -72,12 +72,16 @@ pub async fn create(
         return Err(ApiError::field("prompt", why));
     }
     if params.session.is_some() && prompts.len() > 1 {
-        return Err(ApiError::field("prompt", "a session goes on in one way only"));
+        return Err(ApiError::field(
+            "prompt",
+            "a session goes on in one way only",
+        ));
     }
     let schema = params.schema(request.response_format.as_ref())?;
     let constraint = || {
         let made = schema.clone().map(|schema| shared.grammars.schema(schema));
-        made.transpose().map_err(|why| ApiError::field("response_format", why))
+        made.transpose()
+            .map_err(|why| ApiError::field("response_format", why))
     };
     let mut requests: Vec<Request> = Vec::new();
     for prompt in &prompts {
@@ -97,7 +101,14 @@ pub async fn create(
     if params.streams() {
         let include = params.stream_options.unwrap_or_default().include_usage;
         let usages = vec![Usage::default(); count];
-        return Ok(stream(replies, Stream { form, include, usages }));
+        return Ok(stream(
+            replies,
+            Stream {
+                form,
+                include,
+                usages,
+            },
+        ));
     }
     let answers = collect(replies, count).await?;
     let choices: Vec<Value> = answers

@@ -62,7 +62,10 @@ pub async fn create(
     let offer = params.offer(&shared)?;
     let prompts = request.input.tokens(&shared)?;
     if prompts.is_empty() || prompts.len() > MOST {
-        return Err(ApiError::field("input", format!("expected 1 to {MOST} texts")));
+        return Err(ApiError::field(
+            "input",
+            format!("expected 1 to {MOST} texts"),
+        ));
     }
     let pooling = match request.pooling {
         ApiPooling::Mean => Pooling::Mean,
@@ -91,7 +94,10 @@ pub async fn create(
         }
     }
     let width = vectors.first().map_or(0, Vec::len);
-    if request.dimensions.is_some_and(|dimensions| dimensions != width) {
+    if request
+        .dimensions
+        .is_some_and(|dimensions| dimensions != width)
+    {
         let why = format!("the model's vectors have {width}");
         return Err(ApiError::field("dimensions", why));
     }
@@ -105,7 +111,10 @@ pub async fn create(
             let embedding = match request.encoding_format {
                 Encoding::Float => json!(values),
                 Encoding::Base64 => {
-                    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    let bytes: Vec<u8> = values
+                        .iter()
+                        .flat_map(|value| value.to_le_bytes())
+                        .collect();
                     json!(STANDARD.encode(bytes))
                 }
             };
@@ -125,6 +134,8 @@ fn normalize(values: &mut [f32]) {
     let square: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
     if square > 0.0 {
         let scale = 1.0 / square.sqrt();
-        values.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+        values
+            .iter_mut()
+            .for_each(|value| *value = (f64::from(*value) * scale) as f32);
     }
 }

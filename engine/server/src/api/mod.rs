@@ -97,7 +97,10 @@ impl Shared {
                 code: Some("model_not_found"),
                 ..ApiError::new(
                     axum::http::StatusCode::NOT_FOUND,
-                    format!("there is no model {name:?} here, but {:?}", self.subject.name),
+                    format!(
+                        "there is no model {name:?} here, but {:?}",
+                        self.subject.name
+                    ),
                 )
             }),
             _ => Ok(()),
@@ -129,7 +132,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/stats", get(status::stats))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), gate::key));
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            gate::key,
+        ));
     let router = guarded
         .route("/health", get(status::health))
         .route("/metrics", get(status::metrics))
@@ -139,7 +145,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .fallback(gate::not_found)
         .method_not_allowed_fallback(gate::not_allowed)
         .layer(DefaultBodyLimit::max(shared.config.body_bytes))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), gate::size));
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            gate::size,
+        ));
     let router = match cors(&shared.config.cors) {
         Some(cors) => router.layer(cors),
         None => router,

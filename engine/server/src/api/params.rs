@@ -104,7 +104,8 @@ impl Params {
             Some(Value::Number(number)) => number.as_u64() != Some(1),
             Some(Value::Array(list)) => {
                 // Text is what there is.
-                !(list.is_empty() || (**name == "modalities" && list.iter().all(|one| one == "text")))
+                !(list.is_empty()
+                    || (**name == "modalities" && list.iter().all(|one| one == "text")))
             }
             Some(Value::String(text)) => !text.is_empty(),
             Some(_) => true,
@@ -197,8 +198,13 @@ impl Params {
             let why = format!("expected {MOST_LOGPROBS} at most");
             return Err(ApiError::field("top_logprobs", why));
         }
-        let most = self.max_completion_tokens.or(self.max_output_tokens).or(self.max_tokens);
-        let most = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX)).or(default_most);
+        let most = self
+            .max_completion_tokens
+            .or(self.max_output_tokens)
+            .or(self.max_tokens);
+        let most = most
+            .map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+            .or(default_most);
         let seed = match self.seed {
             Some(seed) => seed as u64,
             None => RandomState::new().build_hasher().finish(),
@@ -266,7 +272,9 @@ impl Params {
             Some("json_schema") => {
                 let schema = format["json_schema"].get("schema").or(format.get("schema"));
                 let schema = schema.filter(|schema| schema.is_object());
-                Ok(Some(schema.ok_or_else(|| wrong("there is no schema"))?.clone()))
+                Ok(Some(
+                    schema.ok_or_else(|| wrong("there is no schema"))?.clone(),
+                ))
             }
             Some(other) => Err(wrong(&format!("there is no type {other:?}"))),
             None => Err(wrong("it has no type")),
@@ -328,7 +336,10 @@ mod tests {
         let params = Params::default();
         let of = |format: Value| params.schema(Some(&format));
         assert_eq!(of(json!({"type": "text"})), Ok(None));
-        assert_eq!(of(json!({"type": "json_object"})), Ok(Some(json!({"type": "object"}))));
+        assert_eq!(
+            of(json!({"type": "json_object"})),
+            Ok(Some(json!({"type": "object"})))
+        );
         let schema = json!({"type": "object", "properties": {}});
         let chat = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
         assert_eq!(of(chat), Ok(Some(schema.clone())));

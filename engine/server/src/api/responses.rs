@@ -75,7 +75,12 @@ fn messages(input: Value, instructions: Option<String>) -> Result<Vec<ApiMessage
             return Ok(all);
         }
         Value::Array(items) => items,
-        _ => return Err(ApiError::field("input", "expected a text or a list of items")),
+        _ => {
+            return Err(ApiError::field(
+                "input",
+                "expected a text or a list of items",
+            ));
+        }
     };
     for (index, item) in items.into_iter().enumerate() {
         let wrong = |why: String| ApiError::field(&format!("input[{index}]"), why);
@@ -116,7 +121,10 @@ pub async fn create(
     shared.check_model(params.model.as_deref())?;
     params.check()?;
     if request.store == Some(true) {
-        return Err(ApiError::field("store", "nothing is stored here: send false"));
+        return Err(ApiError::field(
+            "store",
+            "nothing is stored here: send false",
+        ));
     }
     if request.previous_response_id.is_some() {
         let why = "nothing is stored here: send the whole conversation as input";
@@ -126,7 +134,12 @@ pub async fn create(
         return Err(ApiError::field("n", "a response is one answer"));
     }
     let offer = params.offer(&shared)?;
-    let tools: Vec<Tool> = request.tools.unwrap_or_default().into_iter().map(Tool::from).collect();
+    let tools: Vec<Tool> = request
+        .tools
+        .unwrap_or_default()
+        .into_iter()
+        .map(Tool::from)
+        .collect();
     let choice = ToolChoice::of(request.tool_choice.as_ref(), &tools)?;
     let options = ChatOptions {
         tools: (choice != ToolChoice::Nothing).then(|| tool_list(&tools)),
@@ -144,7 +157,8 @@ pub async fn create(
     };
     let constraint = || {
         let made = schema.clone().map(|schema| shared.grammars.schema(schema));
-        made.transpose().map_err(|why| ApiError::field("text.format", why))
+        made.transpose()
+            .map_err(|why| ApiError::field("text.format", why))
     };
     let requests = params.requests(&shared, &prompt, None, None, &constraint)?;
     let replies = Replies::of(&shared, offer, requests, params.stops()).await?;
@@ -194,7 +208,8 @@ impl Form {
             Some(Finish::Stop) => "completed",
             Some(Finish::Length) => "incomplete",
         };
-        let details = (finish == Some(Finish::Length)).then(|| json!({"reason": "max_output_tokens"}));
+        let details =
+            (finish == Some(Finish::Length)).then(|| json!({"reason": "max_output_tokens"}));
         json!({
             "id": self.id,
             "object": "response",
@@ -294,7 +309,8 @@ impl Stream {
             let added = json!({"output_index": 0, "item": message});
             events.push(self.event("response.output_item.added", added));
             let part = json!({"type": "output_text", "text": "", "annotations": []});
-            let added = json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
+            let added =
+                json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
             events.push(self.event("response.content_part.added", added));
         }
         if let Some(text) = &mut self.text {
@@ -319,7 +335,10 @@ impl Stream {
         begun["status"] = "in_progress".into();
         self.calls.push(whole.clone());
         vec![
-            self.event("response.output_item.added", json!({"output_index": at, "item": begun})),
+            self.event(
+                "response.output_item.added",
+                json!({"output_index": at, "item": begun}),
+            ),
             self.event(
                 "response.function_call_arguments.delta",
                 json!({"item_id": name, "output_index": at, "delta": call.arguments}),
@@ -328,7 +347,10 @@ impl Stream {
                 "response.function_call_arguments.done",
                 json!({"item_id": name, "output_index": at, "arguments": call.arguments}),
             ),
-            self.event("response.output_item.done", json!({"output_index": at, "item": whole})),
+            self.event(
+                "response.output_item.done",
+                json!({"output_index": at, "item": whole}),
+            ),
         ]
     }
 
@@ -377,7 +399,8 @@ impl Narrator for Stream {
             let done = json!({"item_id": item, "output_index": 0, "content_index": 0, "text": text, "logprobs": []});
             events.push(self.event("response.output_text.done", done));
             let part = json!({"type": "output_text", "text": text, "annotations": []});
-            let done = json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
+            let done =
+                json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
             events.push(self.event("response.content_part.done", done));
             let message = self.form.message(&text, "completed");
             let done = json!({"output_index": 0, "item": message});

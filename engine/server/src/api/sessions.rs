@@ -76,7 +76,9 @@ pub async fn save(
     let path = file(&shared, offer, &name)?;
     let command = SessionCommand::Save(name.clone(), path);
     match shared.handle.session(offer, command).await? {
-        SessionReply::Saved(bytes) => Ok(Json(json!({"id": name, "object": "session", "bytes": bytes}))),
+        SessionReply::Saved(bytes) => Ok(Json(
+            json!({"id": name, "object": "session", "bytes": bytes}),
+        )),
         _ => Err(ApiError::unavailable("no answer")),
     }
 }
@@ -88,7 +90,13 @@ pub async fn restore(
 ) -> Result<Json<Value>, ApiError> {
     let (name, offer) = (checked(name)?, offer(&shared, &which)?);
     let path = file(&shared, offer, &name)?;
-    tokens(&shared, offer, name.clone(), SessionCommand::Restore(name, path)).await
+    tokens(
+        &shared,
+        offer,
+        name.clone(),
+        SessionCommand::Restore(name, path),
+    )
+    .await
 }
 
 pub async fn fork(
@@ -108,9 +116,9 @@ async fn tokens(
     command: SessionCommand,
 ) -> Result<Json<Value>, ApiError> {
     match shared.handle.session(offer, command).await? {
-        SessionReply::Tokens(tokens) => {
-            Ok(Json(json!({"id": name, "object": "session", "tokens": tokens})))
-        }
+        SessionReply::Tokens(tokens) => Ok(Json(
+            json!({"id": name, "object": "session", "tokens": tokens}),
+        )),
         _ => Err(ApiError::unavailable("no answer")),
     }
 }
@@ -121,6 +129,11 @@ pub async fn forget(
     Query(which): Query<Which>,
 ) -> Result<Json<Value>, ApiError> {
     let (name, offer) = (checked(name)?, offer(&shared, &which)?);
-    shared.handle.session(offer, SessionCommand::Forget(name.clone())).await?;
-    Ok(Json(json!({"id": name, "object": "session", "deleted": true})))
+    shared
+        .handle
+        .session(offer, SessionCommand::Forget(name.clone()))
+        .await?;
+    Ok(Json(
+        json!({"id": name, "object": "session", "deleted": true}),
+    ))
 }
