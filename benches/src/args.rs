@@ -12,6 +12,7 @@ use longwave_contract::DType;
 
 use crate::compare::CompareArguments;
 use crate::ops::OpsArguments;
+use crate::requests::RequestsArguments;
 use crate::serve::ServeArguments;
 
 /// Measure how fast a model is taken through a prompt (pp) and continued (tg), on several backends and with several caches.
@@ -41,6 +42,8 @@ pub enum Command {
     Ops(OpsArguments),
     /// Print how many times as fast the second of two recorded results is
     Compare(CompareArguments),
+    /// Measure requests that share an engine: how much more many decode than one, and who waits for whom
+    Requests(RequestsArguments),
     /// Measure what users of a server with OpenAI's interface wait for
     Serve(ServeArguments),
 }

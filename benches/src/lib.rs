@@ -14,6 +14,7 @@
 //! | `result`, `print` | what was measured, as tables and as JSON |
 //! | `compare` | `bench compare`: two recorded results |
 //! | `plot` | `--plot`: pictures |
+//! | `requests` | `bench requests`: requests that share an engine |
 //! | `serve` | `bench serve`: what users of a server wait for |
 
 mod args;
@@ -25,6 +26,7 @@ mod ops;
 mod plot;
 mod print;
 mod profile;
+mod requests;
 mod result;
 mod serve;
 mod station;
@@ -47,6 +49,7 @@ pub fn run() -> ExitCode {
         None => arguments.tokens.execute(&notes),
         Some(Command::Ops(arguments)) => arguments.execute(&notes),
         Some(Command::Compare(arguments)) => arguments.execute(),
+        Some(Command::Requests(arguments)) => arguments.execute(&notes),
         Some(Command::Serve(arguments)) => arguments.execute(&notes),
     };
     match result {

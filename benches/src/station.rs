@@ -85,7 +85,7 @@ impl Site {
 
 impl Site {
     /// The options of a policy's engine.
-    fn options(&self, kv: &KvPolicy) -> EngineOptions {
+    pub fn options(&self, kv: &KvPolicy) -> EngineOptions {
         let rows = kv.resident_rows(self.options.context);
         EngineOptions {
             cache_permille: kv.permille(),

@@ -21,6 +21,7 @@ use args::Form;
 pub use args::ServeArguments;
 use client::{Answer, End, Server};
 use figures::Figures;
+pub use figures::Spread;
 
 /// Words of the request by which words are counted.
 const TRIAL: u32 = 200;
