@@ -40,7 +40,7 @@ impl Pace {
         if time > self.stall {
             let fewer = (self.limit / 2).max(LEAST.min(self.most));
             self.limit = 1 << fewer.ilog2();
-        } else if time < self.stall / 3 && 2 * prompt_rows >= self.limit as usize {
+        } else if time < self.stall * 11 / 20 && 2 * prompt_rows >= self.limit as usize {
             self.limit = self.limit.saturating_mul(2).min(self.most);
         }
     }
