@@ -70,6 +70,8 @@ pub(crate) struct Dispatch {
     pub grid: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// Whether it had better run beside what comes before it in order, as far as that neither writes what it reads nor touches what it writes.
+    pub beside: bool,
 }
 
 /// What a kernel is passed.
@@ -77,6 +79,8 @@ pub(crate) struct Dispatch {
 pub(crate) enum Argument {
     /// The address of a tensor's first row.
     Tensor(Tensor),
+    /// The same, of a tensor of which the launch reads only what was there before the recording began.
+    Settled(Tensor),
     /// An operand that is absent: the null address.
     Absent,
     /// The address of the working memory `index`, of which the first `bytes` are used. What one op leaves there the next may overwrite.
@@ -268,6 +272,7 @@ fn dispatch(
             .collect::<Result<_, _>>()?,
         grid,
         shared: 0,
+        beside: false,
     })
 }
 
