@@ -11,6 +11,7 @@ mod attend_split;
 mod attend_tile;
 mod attend_warpgroup;
 mod embed;
+mod few_rows;
 mod gate_up_silu;
 mod latent;
 mod linear;
@@ -125,6 +126,8 @@ impl From<Option<Tensor>> for Argument {
 pub enum MatmulKernel {
     /// One pass over the weights for up to eight rows.
     Row,
+    /// One pass over the weights for up to sixteen rows, multiplied by tensor cores; `Tile` for more.
+    Few,
     /// Tiles of rows and outputs, multiplied by tensor cores.
     Tile,
     /// cuBLASLt, for f16 weights.
