@@ -1,7 +1,8 @@
 // What: restored rows from the latents that `restore_latents` left: decoder * z added to bases or exact rows, keys normalised and turned, as f16.
 // Contract: engine/contract/src/op/restore.rs
-// Grid: x = tiles of 32 to 128 rows and the whole heads of 128 columns, those of the same rows one after another; tiles beyond the last row leave.
-// Shared: 4 steps of 64 columns of latents and decoder, over which rows pass from the product to the rotation (128 KiB); 17 KiB for where rows lie.
+// Grid: x = tiles of 32 to 128 rows (64 of what is missing) and the whole heads of 128 columns, those of the same rows one after another; tiles beyond the last row leave.
+// Shared: 4 or 3 steps of 64 columns of latents and decoder, over which rows pass from the product to the rotation (128 or 72 KiB); 17 or 9 KiB for
+// where rows lie.
 // Numerics: products of f16 with sums in f32; bases and rotation in f32; one rounding to f16. Rows that are stored exactly stay exact.
 //:threads 256
 //:variant NAMING = EVERY | LISTED | MISSING
@@ -11,13 +12,15 @@
 #include "part/stage.cuh"
 #include "part/tensor_core.cuh"
 
-// The largest tile, and the warps along its columns; along its rows two of them take 16 rows in turn.
-constexpr u32 MOST_ROWS = 128;
+// The largest tile, and the warps along its columns; along its rows two of them take 16 rows in turn. What is missing is restored beside other
+// kernels, which leave half of a multiprocessor.
+constexpr bool IS_BESIDE = NAMING == MISSING;
+constexpr u32 MOST_ROWS = IS_BESIDE ? 64 : 128;
 constexpr u32 OUTPUTS = 128;
 constexpr u32 WARPS_ACROSS = 4;
 constexpr u32 DOWN = MOST_ROWS / 32;
 constexpr u32 ACROSS = OUTPUTS / WARPS_ACROSS / 8;
-constexpr u32 STAGES = 4;
+constexpr u32 STAGES = IS_BESIDE ? 3 : 4;
 // As `matmul_tile` has them: chunk c of row r of a step lies at c ^ r % 8.
 constexpr u32 STEP_CHUNKS = 8;
 constexpr u32 ROW_BYTES = 16 * STEP_CHUNKS;
@@ -48,13 +51,14 @@ struct Target {
 __device__ inline float4 sum_of(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
 // capacity: rows at most. octets: of a row of z and of the decoder. mean_rows: 2 where coded tokens have an offset. words: words of a record.
-// tile_heads: heads of a tile. bands: tiles of rows that keep the device busy. slots: rows of kv. rope_pitch, kv_pitch: elements of a row.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) restore_rows(
+// blocks_only: whether raw tokens are left to `restore_raw`. tile_heads: heads of a tile. bands: tiles of rows that keep the device busy. slots: rows of kv. rope_pitch, kv_pitch: elements of a row.
+extern "C" __global__ void __launch_bounds__(THREADS, IS_BESIDE ? 2 : 1) restore_rows(
     const u32* tokens, const StoreDesc* stores, const u32* entries, const u32* count, const u32* raw, const float4* mean, const u32* latents,
     const uint4* z, const uint4* decoder, const float* norm, const float* table, f16* kv,
     u32 capacity, u32 first, u32 pitch, u32 tokens_pitch, u32 mean_rows, u32 neighbours, u32 cols, u32 octets, u32 words, u32 stride,
     u32 references, u32 exact_words, u32 exact_f16, u32 ordinals_at, u32 ordinal_words, u32 escapes_at, u32 escapes,
-    u32 heads, u32 head_dim, u32 tile_heads, u32 bands, u32 table_rows, u32 rope_pitch, u32 kv_pitch, u32 slots, float epsilon) {
+    u32 heads, u32 head_dim, u32 tile_heads, u32 bands, u32 table_rows, u32 rope_pitch, u32 kv_pitch, u32 slots, u32 blocks_only,
+    float epsilon) {
     extern __shared__ uint4 memory[];
     __shared__ ExactRow room[MOST_ROWS][MOST_NEIGHBOURS];
     __shared__ Target targets[MOST_ROWS];
@@ -110,6 +114,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) restore_rows(
         if (row < tile_rows && row <= last_row) token = restored_token<NAMING>(tokens, stores, first + tile_row + row, pitch, tokens_pitch);
         Place place = places.find<SEEKERS>(token, own);
         bool is_coded = place.record != nullptr;
+        if (blocks_only && place.is_raw) {
+            token.position = ABSENT;
+            place.sources = 0;
+        }
         for (u32 i = own; i < place.sources; i += SEEKERS) room[row][i] = is_coded ? places.reference(place, i) : place.own;
         if (own == 0) targets[row] = {token.position, token.slot, place.sources, is_coded};
     }

@@ -1,5 +1,6 @@
 // Attention: tokens of views, weights, and splits of a view that different blocks attend to.
 #pragma once
+#include "part/arrive.cuh"
 #include "part/math.cuh"
 #include "part/view.cuh"
 
@@ -69,24 +70,6 @@ __device__ inline void prefetch(const void* from, u32 bytes) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 #endif
-}
-
-// How many of the blocks that share a view have done their split of it, by place. Modules are loaded with zeros and every launch leaves zeros, so
-// that none has to be written before; launches of one kernel must not run at the same time.
-__device__ u32 arrivals[4096];
-
-// Whether the block is the last of `blocks` to arrive at a place, and so sees what the others wrote. All threads take part.
-__device__ inline bool is_last_block(u32 place, u32 blocks) {
-    __shared__ u32 arrived;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        arrived = atomicAdd(&arrivals[place], 1u) + 1;
-        if (arrived == blocks) arrivals[place] = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return arrived == blocks;
 }
 
 // Four elements of a query's result from those of its splits: `sums` holds [query][split][quad], `stats` [query][split] as what weights refer to

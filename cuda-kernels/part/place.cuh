@@ -16,6 +16,8 @@ struct Place {
     u32 sinks;
     u32 pages;
     u32 blocks;
+    // Whether it lies in raw pages.
+    bool is_raw;
 };
 
 // The rows of a layer. `escapes` of a block lie at `escapes_at` of its record, `ordinal_words` words of ordinals of each coded token at `ordinals_at`.
@@ -34,7 +36,7 @@ struct Places {
     // The place of a token, which `TEAM` neighbouring threads seek together, of which this is number `own`. All threads of a warp call it.
     template <u32 TEAM>
     __device__ Place find(RestoredToken token, u32 own) const {
-        Place place = {{nullptr, true}, 0, nullptr, 0, 0, 0, 0};
+        Place place = {{nullptr, true}, 0, nullptr, 0, 0, 0, 0, false};
         const u32* record = nullptr;
         u32 lane = 0;
         if (token.position != ABSENT) {
@@ -44,8 +46,10 @@ struct Places {
             place.sinks = store.sinks, place.pages = store.pages, place.blocks = store.blocks;
             if (token.position < store.sinks) {
                 place.own = raw_row(store.pages, token.position);
+                place.is_raw = true;
             } else if (after >= store.compressed) {
                 place.own = raw_row(store.pages + ceil_div(store.sinks, PAGE), after - store.compressed);
+                place.is_raw = true;
             } else {
                 record = known.records.record(store.blocks, after / BLOCK);
                 lane = after % BLOCK;

@@ -160,6 +160,7 @@ fn subjects() -> Vec<(&'static str, Subject)> {
         ),
         ("cuda row matmul", cuda_matmul(cuda::MatmulKernel::Row)),
         ("cuda tile matmul", cuda_matmul(cuda::MatmulKernel::Tile)),
+        ("cuda few matmul", cuda_matmul(cuda::MatmulKernel::Few)),
         ("wgpu", adapter::wgpu()),
         (
             "wgpu without subgroups",

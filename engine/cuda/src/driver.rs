@@ -11,12 +11,13 @@ use longwave_contract::BackendError;
 use crate::BACKEND;
 use crate::fault::{internal, refusal};
 
-/// An open device: its primary context and the one stream on which all happens in order.
+/// An open device: its primary context and the one stream on which all happens in order, and one beside it for parts of graphs.
 #[derive(Debug)]
 pub(crate) struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    beside: sys::CUstream,
     /// Compute capability, times ten.
     pub(crate) capability: u32,
     /// Multiprocessors.
@@ -151,13 +152,23 @@ impl Gpu {
             device,
             context,
             stream: std::ptr::null_mut(),
+            beside: std::ptr::null_mut(),
             capability: facts.capability,
             processors: facts.processors,
         };
         gpu.enter()?;
-        let kind = result::stream::StreamKind::NonBlocking;
-        gpu.stream = result::stream::create(kind).map_err(failed)?;
+        for stream in [&mut gpu.stream, &mut gpu.beside] {
+            let kind = result::stream::StreamKind::NonBlocking;
+            *stream = result::stream::create(kind).map_err(failed)?;
+        }
         Ok(gpu)
+    }
+
+    fn stream_of(&self, line: Line) -> sys::CUstream {
+        match line {
+            Line::Main => self.stream,
+            Line::Beside => self.beside,
+        }
     }
 
     /// The stream, for libraries that queue work of their own.
@@ -320,9 +331,9 @@ impl Gpu {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: launch.shared,
-            hStream: self.stream,
+            hStream: self.stream_of(launch.line),
             attrs: &raw mut attribute,
-            numAttrs: u32::from(self.overlaps()),
+            numAttrs: u32::from(launch.overlaps && self.overlaps()),
         };
         #[expect(unsafe_code, reason = "calls of the driver")]
         // SAFETY: the arguments are as many and of such types as the kernel's signature says, which `launch::dispatch` checks; addresses are of
@@ -417,6 +428,29 @@ impl Gpu {
         done.map_err(|error| refusal(error, "an event", 0))
     }
 
+    /// Has an event happen, within [`Gpu::capture`], when all that was asked for before on a line has ended.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub(crate) fn mark(&self, event: &Event, line: Line) -> Result<(), BackendError> {
+        #[expect(unsafe_code, reason = "calls of the driver")]
+        // SAFETY: event and stream are of one context.
+        let done = unsafe { result::event::record(event.0, self.stream_of(line)) };
+        done.map_err(|error| refusal(error, "an event", 0))
+    }
+
+    /// Has a line wait for an event that was marked.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub(crate) fn follow(&self, event: &Event, line: Line) -> Result<(), BackendError> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        #[expect(unsafe_code, reason = "calls of the driver")]
+        // SAFETY: event and stream are of one context.
+        let done = unsafe { result::stream::wait_event(self.stream_of(line), event.0, flags) };
+        done.map_err(|error| refusal(error, "an event", 0))
+    }
+
     /// Waits for an event.
     ///
     /// # Errors
@@ -449,9 +483,11 @@ impl Drop for Gpu {
         #[expect(unsafe_code, reason = "calls of the driver")]
         // SAFETY: stream and context are ours, and nothing uses them after. Errors mean that they are gone already.
         unsafe {
-            if !self.stream.is_null() {
-                let _ = result::stream::synchronize(self.stream);
-                let _ = result::stream::destroy(self.stream);
+            for stream in [self.stream, self.beside] {
+                if !stream.is_null() {
+                    let _ = result::stream::synchronize(stream);
+                    let _ = result::stream::destroy(stream);
+                }
             }
             let _ = result::primary_ctx::release(self.device);
         }
@@ -474,8 +510,20 @@ impl Drop for Graph {
     }
 }
 
+/// Where work is queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// The stream on which all happens in order.
+    Main,
+    /// Beside it, within a graph.
+    Beside,
+}
+
 /// A launch of a kernel.
 pub(crate) struct Launch<'a> {
+    pub(crate) line: Line,
+    /// Whether it may begin before the one before it on its line has ended.
+    pub(crate) overlaps: bool,
     pub(crate) function: Function,
     /// One slot for each argument: an address, or a number in its low half.
     pub(crate) arguments: &'a [u64],

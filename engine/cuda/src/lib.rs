@@ -30,6 +30,7 @@ mod fault;
 mod kernel_cache;
 mod launch;
 mod library;
+mod lines;
 mod memory;
 mod pipeline;
 mod plan;

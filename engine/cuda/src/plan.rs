@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use longwave_contract::{BackendError, BufferId, Recording};
 
-use crate::driver::{self, Event, Function, Gpu, Graph};
+use crate::driver::{self, Event, Function, Gpu, Graph, Line};
 use crate::fault::{bad_handle, internal};
 use crate::launch::{Argument, Context, Launch, launch_all};
+use crate::lines::{Move, moves};
 use crate::memory::{Account, Buffers, DeviceBuffer};
 use crate::pipeline::Pipelines;
 use crate::product::{Multiplier, Product, WORKSPACE};
@@ -223,13 +224,32 @@ impl Plan {
             return run_all(gpu, self.steps(0..self.launches.len())?);
         }
         if self.graph.is_none() {
-            let steps = self.steps(0..self.launches.len())?;
-            self.graph = Some(gpu.capture(&self.label, || run_all(gpu, steps))?);
+            self.graph = Some(self.captured(gpu)?);
         }
         match &self.graph {
             Some(graph) => gpu.run(&self.label, graph),
             None => Err(self.unbound()),
         }
+    }
+
+    /// All steps as a graph, some of them beside the others.
+    fn captured(&self, gpu: &Gpu) -> Result<Graph, BackendError> {
+        let steps = self.steps(0..self.launches.len())?;
+        let launches: Vec<&Launch> = self.launches.iter().map(|(_, launch)| launch).collect();
+        let (moves, events) = moves(&launches, PRODUCTS);
+        let events = (0..events).map(|_| gpu.event(false));
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        gpu.capture(&self.label, || {
+            moves.iter().try_for_each(|next| match *next {
+                Move::Launch {
+                    index,
+                    line,
+                    overlaps,
+                } => run(gpu, &steps[index], line, overlaps),
+                Move::Mark { event, line } => gpu.mark(&events[event], line),
+                Move::Follow { event, line } => gpu.follow(&events[event], line),
+            })
+        })
     }
 
     /// All steps with an event before each op and after the last, as a graph.
@@ -271,7 +291,12 @@ impl Plan {
 }
 
 fn run_all(gpu: &Gpu, steps: &[Step]) -> Result<(), BackendError> {
-    steps.iter().try_for_each(|step| match step {
+    let mut steps = steps.iter();
+    steps.try_for_each(|step| run(gpu, step, Line::Main, true))
+}
+
+fn run(gpu: &Gpu, step: &Step, line: Line, overlaps: bool) -> Result<(), BackendError> {
+    match step {
         Step::Kernel {
             name,
             function,
@@ -281,6 +306,8 @@ fn run_all(gpu: &Gpu, steps: &[Step]) -> Result<(), BackendError> {
             shared,
         } => {
             let launch = driver::Launch {
+                line,
+                overlaps,
                 function: *function,
                 arguments,
                 grid: *grid,
@@ -294,7 +321,7 @@ fn run_all(gpu: &Gpu, steps: &[Step]) -> Result<(), BackendError> {
             matrices,
             workspace,
         } => product.launch(*matrices, *workspace, gpu.stream()),
-    })
+    }
 }
 
 fn step(launch: &Launch, workshop: &Workshop<'_>) -> Result<Step, BackendError> {
@@ -304,7 +331,7 @@ fn step(launch: &Launch, workshop: &Workshop<'_>) -> Result<Step, BackendError> 
         buffer.map(DeviceBuffer::address).ok_or_else(missing)
     };
     let slot = |argument: Argument| match argument {
-        Argument::Tensor(tensor) => workshop.buffers.address(tensor),
+        Argument::Tensor(tensor) | Argument::Settled(tensor) => workshop.buffers.address(tensor),
         Argument::Absent => Ok(0),
         Argument::Scratch { index, .. } => scratch(index),
         Argument::U32(value) => Ok(u64::from(value)),

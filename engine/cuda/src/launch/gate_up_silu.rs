@@ -17,10 +17,18 @@ pub(super) fn handed(op: &GateUpSilu, next: Option<&Op>, context: &Context) -> O
         return None;
     };
     let weights = [op.w_gate, op.w_up];
-    let mine = matmul::chosen(GateUpSilu::NAME, op.out.rows, &weights, true, context);
-    let library = mine.ok() == Some(MatmulKernel::Library) && !one_row::gate_up_serves(op);
+    let mine = matmul::chosen(GateUpSilu::NAME, op.out.rows, &weights, true, context).ok()?;
+    let gives = match mine {
+        MatmulKernel::Library => !one_row::gate_up_serves(op),
+        // It leaves rows that do not count as they are, which only the same kernel does not read.
+        MatmulKernel::Few => {
+            op.w_gate.dtype == op.w_up.dtype
+                && linear_add::kernel(next, context) == Some(MatmulKernel::Few)
+        }
+        MatmulKernel::Row | MatmulKernel::Tile => false,
+    };
     let taken = next.a == op.out && next.count == op.count && linear_add::takes_half(next, context);
-    (library && taken).then_some(Argument::Scratch {
+    (gives && taken).then_some(Argument::Scratch {
         index: HANDED,
         bytes: 2 * u64::from(op.out.rows) * u64::from(op.out.cols),
     })
@@ -49,7 +57,8 @@ pub(super) fn launch(
         rows,
     };
     let (normalise, a) = rms_norm::launch(&norm, kernel)?;
-    let whole = kernel == MatmulKernel::Tile && op.w_gate.dtype == op.w_up.dtype;
+    let whole = matches!(kernel, MatmulKernel::Tile | MatmulKernel::Few)
+        && op.w_gate.dtype == op.w_up.dtype;
     // What lies between is f16 where the library writes it: half the bytes.
     let half = kernel == MatmulKernel::Library;
     let in_pitch = match half {
@@ -82,7 +91,7 @@ pub(super) fn launch(
     if whole {
         return Ok(vec![
             normalise.into(),
-            matmul::gated(&matmul, context)?.into(),
+            matmul::gated(&matmul, handed, context)?.into(),
         ]);
     }
     let mut launches = vec![normalise.into()];

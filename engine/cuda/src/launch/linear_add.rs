@@ -9,14 +9,13 @@ use super::{Argument, Context, Launch, MatmulKernel, one_row};
 /// Whether the op's product takes its input as f16.
 pub(super) fn takes_half(op: &LinearAdd, context: &Context) -> bool {
     let one = context.force.matmul.is_none() && one_row::serves(op.x.rows, op.a.cols);
-    let kernel = matmul::chosen(
-        LinearAdd::NAME,
-        op.x.rows,
-        &[op.weight],
-        op.bias.is_none(),
-        context,
-    );
-    !one && kernel.is_ok_and(|kernel| kernel != MatmulKernel::Row)
+    !one && kernel(op, context).is_some_and(|kernel| kernel != MatmulKernel::Row)
+}
+
+/// The kernel of the op's product, where it is not one row's.
+pub(super) fn kernel(op: &LinearAdd, context: &Context) -> Option<MatmulKernel> {
+    let (rows, library) = (op.x.rows, op.bias.is_none());
+    matmul::chosen(LinearAdd::NAME, rows, &[op.weight], library, context).ok()
 }
 
 /// With `handed`, the input lies there as f16 already.

@@ -4,12 +4,11 @@
 use longwave_contract::{BackendError, DType, Tensor};
 
 use super::{
-    Argument, Context, Dispatch, Launch, MatmulKernel, WARP, dispatch, threads, unsupported, weight,
+    Argument, Context, Dispatch, Launch, MatmulKernel, WARP, dispatch, few_rows, threads,
+    unsupported, weight,
 };
 use crate::product::ProductShape;
 
-/// Rows that the row kernel takes at a time.
-const ROWS: u32 = 8;
 /// Bytes of shared memory in which the row kernel has two segments of an input row, with their gaps.
 const ROW_BYTES: u32 = 2 * 264 * 16;
 /// Columns of which products take whole multiples.
@@ -60,16 +59,20 @@ struct Shape {
     dtype: DType,
 }
 
-/// The kernel of products. The row kernel wastes nothing on few rows, but reads the weights once for every eight. The `library`, where it may serve, is
-/// the fastest for what it can.
+/// The kernel of products. One row that is not served elsewhere takes the row kernel, several the `library`, where it may serve: it is the fastest for
+/// what it can. Up to sixteen take the kernel for few rows, except for two of which weights are large: those wait for as many bytes in either, and for no
+/// conversion in the other.
 fn select(shape: Shape, library: bool, forced: Option<MatmulKernel>) -> Option<MatmulKernel> {
     let library = library && shape.dtype == DType::F16;
     match forced {
         _ if !shape.columns.is_multiple_of(STEP) => None,
         Some(MatmulKernel::Library) if !library => Some(MatmulKernel::Tile),
+        Some(MatmulKernel::Few) if shape.rows > few_rows::ROWS => Some(MatmulKernel::Tile),
         Some(forced) => Some(forced),
-        None if shape.rows <= ROWS => Some(MatmulKernel::Row),
+        None if shape.rows == 1 => Some(MatmulKernel::Row),
         None if library => Some(MatmulKernel::Library),
+        None if shape.rows == 2 && shape.dtype != DType::Q4 => Some(MatmulKernel::Row),
+        None if shape.rows <= few_rows::ROWS => Some(MatmulKernel::Few),
         None => Some(MatmulKernel::Tile),
     }
 }
@@ -160,6 +163,9 @@ pub(super) fn launch(matmul: &Matmul<'_>, context: &Context) -> Result<Vec<Launc
         .filter(|products: &Vec<Product>| !products.is_empty())
         .map(|products| match matmul.kernel {
             MatmulKernel::Row => row(&products, matmul, context).map(Launch::from),
+            MatmulKernel::Few => {
+                few_rows::launch("PLAIN", &products, None, matmul, context).map(Launch::from)
+            }
             _ => tile("PLAIN", &products, matmul, context).map(Launch::from),
         })
         .collect()
@@ -186,12 +192,20 @@ fn product(product: &Product, matmul: &Matmul<'_>) -> Launch {
     }
 }
 
-/// The launch of `silu(gate) .* up` by the tile kernel, of two weights of one type; what is written is the first product's.
+/// The launch of `silu(gate) .* up` by the tile kernel or that for few rows, of two weights of one type; what is written is the first product's, and by the
+/// latter `handed` besides, as f16.
 ///
 /// # Errors
 /// None but defects.
-pub(super) fn gated(matmul: &Matmul<'_>, context: &Context) -> Result<Dispatch, BackendError> {
-    tile("GATED", matmul.products, matmul, context)
+pub(super) fn gated(
+    matmul: &Matmul<'_>,
+    handed: Option<Argument>,
+    context: &Context,
+) -> Result<Dispatch, BackendError> {
+    match matmul.kernel {
+        MatmulKernel::Few => few_rows::launch("GATED", matmul.products, handed, matmul, context),
+        _ => tile("GATED", matmul.products, matmul, context),
+    }
 }
 
 /// Some products by the row kernel. Two outputs a warp where four would leave processors idle.
@@ -331,8 +345,8 @@ fn tile(
     })
 }
 
-/// What both kernels are passed. `a_pitch` is in 16 bytes of a row of the input.
-fn arguments(
+/// What kernels are passed. `a_pitch` is in 16 bytes of a row of the input.
+pub(super) fn arguments(
     products: &[Product],
     matmul: &Matmul<'_>,
     a_pitch: u32,
@@ -383,14 +397,19 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_take_the_row_kernel_and_many_the_tile_kernel() {
-        let (row, tile) = (MatmulKernel::Row, MatmulKernel::Tile);
+    fn the_kernel_follows_from_the_rows() {
+        let (row, few, tile) = (MatmulKernel::Row, MatmulKernel::Few, MatmulKernel::Tile);
         let library = MatmulKernel::Library;
         let chosen =
             |rows, columns, there, forced| select(shape(rows, 4096, columns), there, forced);
-        assert_eq!(chosen(8, 4096, true, None), Some(row));
-        assert_eq!(chosen(9, 4096, false, None), Some(tile));
-        assert_eq!(chosen(9, 4096, true, None), Some(library));
+        assert_eq!(chosen(1, 4096, true, None), Some(row));
+        assert_eq!(chosen(2, 4096, true, None), Some(library));
+        assert_eq!(chosen(2, 4096, false, None), Some(row));
+        assert_eq!(chosen(3, 4096, false, None), Some(few));
+        assert_eq!(chosen(16, 4096, false, None), Some(few));
+        assert_eq!(chosen(17, 4096, false, None), Some(tile));
+        assert_eq!(chosen(17, 4096, true, None), Some(library));
+        assert_eq!(chosen(17, 4096, true, Some(few)), Some(tile));
         assert_eq!(chosen(1, 4096, true, Some(tile)), Some(tile));
         assert_eq!(chosen(100, 4096, true, Some(row)), Some(row));
         assert_eq!(chosen(100, 4096, false, Some(library)), Some(tile));
@@ -400,6 +419,7 @@ mod tests {
             ..shape(100, 4096, 4096)
         };
         assert_eq!(select(codes, true, None), Some(tile));
+        assert_eq!(select(Shape { rows: 2, ..codes }, true, None), Some(few));
     }
 
     #[test]

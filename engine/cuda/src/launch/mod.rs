@@ -11,6 +11,7 @@ mod attend_split;
 mod attend_tile;
 mod attend_warpgroup;
 mod embed;
+mod few_rows;
 mod gate_up_silu;
 mod latent;
 mod linear;
@@ -70,6 +71,8 @@ pub(crate) struct Dispatch {
     pub grid: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// Whether it had better run beside what comes before it in order, as far as that neither writes what it reads nor touches what it writes.
+    pub beside: bool,
 }
 
 /// What a kernel is passed.
@@ -77,6 +80,8 @@ pub(crate) struct Dispatch {
 pub(crate) enum Argument {
     /// The address of a tensor's first row.
     Tensor(Tensor),
+    /// The same, of a tensor of which the launch reads only what was there before the recording began.
+    Settled(Tensor),
     /// An operand that is absent: the null address.
     Absent,
     /// The address of the working memory `index`, of which the first `bytes` are used. What one op leaves there the next may overwrite.
@@ -121,6 +126,8 @@ impl From<Option<Tensor>> for Argument {
 pub enum MatmulKernel {
     /// One pass over the weights for up to eight rows.
     Row,
+    /// One pass over the weights for up to sixteen rows, multiplied by tensor cores; `Tile` for more.
+    Few,
     /// Tiles of rows and outputs, multiplied by tensor cores.
     Tile,
     /// cuBLASLt, for f16 weights.
@@ -268,6 +275,7 @@ fn dispatch(
             .collect::<Result<_, _>>()?,
         grid,
         shared: 0,
+        beside: false,
     })
 }
 

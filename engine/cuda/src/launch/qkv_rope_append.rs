@@ -8,7 +8,7 @@ use longwave_contract::{BackendError, Tensor};
 use super::matmul::{self, Matmul, Product};
 use super::rms_norm::{self, RmsNorm};
 use super::{
-    Argument, Context, Dispatch, Launch, MatmulKernel, WARP, dispatch, one_row, threads,
+    Argument, Context, Dispatch, Launch, MatmulKernel, WARP, dispatch, few_rows, one_row, threads,
     unsupported,
 };
 
@@ -53,7 +53,9 @@ fn several(
 ) -> Result<(Vec<Launch>, bool), BackendError> {
     let rows = op.x.rows;
     let weights = [op.w_q, op.w_k, op.w_v];
-    let kernel = matmul::chosen(QkvRopeAppend::NAME, rows, &weights, true, context)?;
+    // Of few rows, one launch for all three takes less than three of the library.
+    let library = rows > few_rows::ROWS;
+    let kernel = matmul::chosen(QkvRopeAppend::NAME, rows, &weights, library, context)?;
     let norm = RmsNorm {
         x: op.x,
         select: None,

@@ -30,7 +30,7 @@ pub(super) fn launch(
 ) -> Result<(Dispatch, Argument), BackendError> {
     let (name, element) = match kernel {
         MatmulKernel::Row => ("FLOAT", 4),
-        MatmulKernel::Tile | MatmulKernel::Library => ("HALF", 2),
+        MatmulKernel::Few | MatmulKernel::Tile | MatmulKernel::Library => ("HALF", 2),
     };
     let out = Argument::Scratch {
         index: 0,
