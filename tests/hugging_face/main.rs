@@ -1,6 +1,7 @@
 //! Rungs 3 and 4 without a download: small models of every architecture and rotary scaling, written as Hugging Face directories, against
 //! a forward pass in f64 that shares nothing with the engine.
 
+mod broken;
 mod compress;
 mod directory;
 mod moved;
@@ -484,7 +485,8 @@ fn main() -> ExitCode {
         }));
     }
     type Check = fn(&Arc<dyn Backend>) -> Result<()>;
-    let together: [(&str, Check); 5] = [
+    let together: [(&str, Check); 6] = [
+        ("a device that fails", broken::requests),
         ("requests together", schedule::company),
         ("shared beginnings", schedule::beginnings),
         ("sessions", schedule::sessions),

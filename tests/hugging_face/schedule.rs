@@ -66,7 +66,7 @@ fn plain() -> SchedulerOptions {
     }
 }
 
-fn request(prompt: &[u32], most: usize, logprobs: Option<usize>) -> Request {
+pub fn request(prompt: &[u32], most: usize, logprobs: Option<usize>) -> Request {
     Request {
         prompt: prompt.to_vec(),
         goal: Goal::Generate(Box::new(Generate {

@@ -298,6 +298,7 @@ impl Scheduler {
         let compresses = self.engine.compresses();
         loop {
             let rows = self.engine.options().chunk as usize;
+            self.step_back()?;
             let mut parts = Vec::new();
             let mut prompts = Vec::new();
             for (index, job) in self.running.iter().enumerate() {
@@ -336,6 +337,19 @@ impl Scheduler {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// After a step that failed late, tokens may have rows and no token that follows: the last one is taken in again.
+    fn step_back(&mut self) -> Result<(), Error> {
+        for job in &self.running {
+            if let (Some(id), Some(_)) = (job.sequence, job.generate()) {
+                let most = job.tokens.len() as u32 - 1;
+                if self.engine.sequence(id)?.len() > most {
+                    self.engine.truncate(id, most)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes the rows of the request that can wait best; where there is only one, it ends.

@@ -21,31 +21,23 @@ impl Scheduler {
             let fits = self.intake.is_none() || left <= chunk;
             job.generate().is_some() && left > 0 && !decodes && fits && !self.is_taken_in(job.id)
         });
-        let (id, intake) = match (next, between, self.intake.take()) {
-            (Some(index), true, long) => {
-                let Some(sequence) = self.running[index].sequence else {
-                    return Ok(());
-                };
-                let from = self.engine.sequence(sequence)?.tokens.len();
-                let tokens = self.running[index].tokens[from..].to_vec();
-                let id = self.running[index].id;
-                let begun =
-                    self.tolerate_cache(events, |all| all.engine.begin_intake(sequence, &tokens));
-                match (begun?, long) {
-                    (Some(intake), None) => (id, intake),
-                    (Some(intake), Some(long)) => {
-                        // One chunk takes all layers at once.
-                        self.intake = Some(long);
-                        return self.advance(id, intake, events);
-                    }
-                    (None, long) => {
-                        self.intake = self.intake.take().or(long);
-                        return Ok(());
-                    }
-                }
-            }
-            (_, _, Some(long)) => long,
-            (_, _, None) => return Ok(()),
+        // What is half-way stays where it is known until it goes on: making room may put its request back.
+        if let (Some(index), true) = (next, between) {
+            let Some(sequence) = self.running[index].sequence else {
+                return Ok(());
+            };
+            let from = self.engine.sequence(sequence)?.tokens.len();
+            let tokens = self.running[index].tokens[from..].to_vec();
+            let id = self.running[index].id;
+            let begin = |all: &mut Self| all.engine.begin_intake(sequence, &tokens);
+            let Some(intake) = self.tolerate_cache(events, begin)? else {
+                return Ok(());
+            };
+            // Beside a longer one it is one chunk, which takes all layers at once.
+            return self.advance(id, intake, events);
+        }
+        let Some((id, intake)) = self.intake.take() else {
+            return Ok(());
         };
         self.advance(id, intake, events)
     }
@@ -64,7 +56,11 @@ impl Scheduler {
         let last = job.tokens.len() - 1;
         let (_, wants) = job.feed(last, 1);
         let nothing = matches!(wants, Wants::Nothing);
-        match self.engine.advance_intake(intake, wants)? {
+        let made = self.engine.advance_intake(intake, wants);
+        let Some(progress) = self.tolerate(events, |_| made)? else {
+            return Ok(());
+        };
+        match progress {
             Progress::Begun(intake) => self.intake = Some((id, intake)),
             Progress::Ended(outcome) => {
                 let given = match nothing {
