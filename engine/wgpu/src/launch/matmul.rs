@@ -42,9 +42,6 @@ pub(super) struct Matmul {
     pub add: bool,
 }
 
-/// Rows up to which the row kernel serves, which then reads weights twice: a tile of matrix units is nearly empty for as few.
-const FEW: u32 = 16;
-
 /// The kernel for `rows` rows. The row kernel wastes nothing on few rows, but reads the weights once for every eight. A software device
 /// has no fast workgroup memory and pays dearly for each barrier, of which the tile kernel has two in every step: on llvmpipe with two
 /// cores it takes 1.3 to 1.7 times as long for 64 rows.
@@ -56,7 +53,7 @@ fn select(
 ) -> MatmulKernel {
     match forced {
         Some(forced) => forced,
-        None if rows <= FEW || kind == DeviceKind::Software => MatmulKernel::Row,
+        None if rows <= ROWS || kind == DeviceKind::Software => MatmulKernel::Row,
         None if cooperative => MatmulKernel::Cooperative,
         None => MatmulKernel::Tile,
     }
@@ -230,9 +227,9 @@ mod tests {
     fn few_rows_take_the_row_kernel_and_many_a_tile_kernel() {
         let (gpu, software) = (DeviceKind::Discrete, DeviceKind::Software);
         assert_eq!(select(1, gpu, true, None), MatmulKernel::Row);
-        assert_eq!(select(16, gpu, false, None), MatmulKernel::Row);
-        assert_eq!(select(17, gpu, false, None), MatmulKernel::Tile);
-        assert_eq!(select(17, gpu, true, None), MatmulKernel::Cooperative);
+        assert_eq!(select(8, gpu, false, None), MatmulKernel::Row);
+        assert_eq!(select(9, gpu, false, None), MatmulKernel::Tile);
+        assert_eq!(select(9, gpu, true, None), MatmulKernel::Cooperative);
         assert_eq!(select(9, software, false, None), MatmulKernel::Row);
         for forced in [MatmulKernel::Row, MatmulKernel::Tile] {
             assert_eq!(select(3, gpu, true, Some(forced)), forced);
