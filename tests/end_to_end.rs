@@ -2,8 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use longwave_contract::Backend;
+use longwave_runtime::codec::rotated;
+use longwave_runtime::engine::{Engine, EngineOptions, Feed, Wants};
+use longwave_runtime::model::{Model, ModelSource};
+use longwave_runtime::policy::{Budget, DeltaKv, Dense, Policy};
 use longwave_tests::adapter;
 use longwave_tests::golden::Golden;
 use longwave_tests::model::{MODELS, TestModel};
@@ -404,6 +410,100 @@ fn kept(model: PathBuf) -> Result<()> {
     Ok(())
 }
 
+/// What `plan` says that fits does, and takes what it says, working memory included.
+fn planned(model: PathBuf) -> Result<()> {
+    let file = model.to_str().context("the model's path is not UTF-8")?;
+    let memory = "236MiB";
+    let common = [
+        "plan",
+        "-m",
+        file,
+        "--memory",
+        memory,
+        "--backend",
+        "cpu",
+        "--json",
+    ];
+    let plan = json(
+        &[
+            common.as_slice(),
+            &["--context", "512", "--kv", "dense", "--kv", "q8"],
+        ]
+        .concat(),
+    )?;
+    ensure!(plan["memory"] == 236 << 20, "{plan}");
+    let source = ModelSource::open(&model)?;
+    let config = source.config().clone();
+    let means = vec![vec![0.0; config.shape.cols() as usize]; config.layers as usize];
+    for (index, name) in ["dense", "q8"].into_iter().enumerate() {
+        let number = |field: &str| {
+            let number = plan["policies"][index][field].as_u64();
+            number.with_context(|| format!("no {field} in {plan}"))
+        };
+        let (context, sequences) = (number("context")? as u32, number("sequences")? as u32);
+        ensure!(
+            context > 1000 && context < config.context && sequences > 1,
+            "{plan}"
+        );
+        for (context, sequences, expected) in [
+            (context, 1, number("context_bytes")?),
+            (512, sequences, number("sequences_bytes")?),
+        ] {
+            let backend: Arc<dyn Backend> = Arc::new(longwave_cpu::CpuBackend::new());
+            let policy: Arc<dyn Policy> = match name {
+                "dense" => Arc::new(Dense),
+                _ => Arc::new(DeltaKv::stored(
+                    name,
+                    Budget::default(),
+                    rotated(config.shape, &means, 8),
+                )),
+            };
+            let chunk = EngineOptions::chunk_for(backend.caps(), &config).min(context);
+            let options = EngineOptions {
+                chunk: chunk.max(sequences),
+                sequences,
+                cache_tokens: context * sequences,
+                cache_permille: if name == "dense" { 1000 } else { 560 },
+                ..EngineOptions::single(context)
+            };
+            let model = Model::load(&backend, &source, &options, &mut |_| ())?;
+            let mut engine = Engine::new(Arc::clone(&backend), Arc::new(model), policy, options)?;
+            let sequence = engine.start();
+            let prompt: Vec<u32> = (0..300).map(|index| index * 7 % 1000 + 20).collect();
+            engine.prefill(sequence, &prompt, &mut |_| ())?;
+            for token in [5, 6, 7] {
+                engine.step(&[Feed {
+                    sequence,
+                    tokens: &[token],
+                    wants: Wants::Logits,
+                }])?;
+            }
+            let taken = backend.allocated();
+            let apart = (taken as f64 / expected as f64 - 1.0).abs();
+            ensure!(
+                apart < 0.03 && taken <= 236 << 20,
+                "{name}, {sequences} of {context}: {taken} bytes are taken, {expected} were planned"
+            );
+        }
+    }
+    let output = call(&["plan", "-m", file, "--memory", "5 parsecs"])?;
+    ensure!(output.status.code() == Some(2));
+    let tiny = json(&[
+        "plan",
+        "-m",
+        file,
+        "--memory",
+        "1MiB",
+        "--backend",
+        "cpu",
+        "--kv",
+        "dense",
+        "--json",
+    ])?;
+    ensure!(tiny["policies"][0]["context"] == 0, "{tiny}");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     let smallest = MODELS[0].fetch();
@@ -437,6 +537,11 @@ fn main() -> ExitCode {
         "a conversation in a file",
         smallest.clone(),
         kept,
+    ));
+    trials.push(trial::with(
+        "what is planned fits",
+        smallest.clone(),
+        planned,
     ));
     trials.push(trial::with("bad input is refused", smallest, refusals));
     trial::run(trials)

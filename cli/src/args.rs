@@ -12,6 +12,7 @@ use crate::eval::EvalArguments;
 use crate::inspect::InspectArguments;
 use crate::kv::KvPolicy;
 use crate::logits::LogitsArguments;
+use crate::plan::PlanArguments;
 use crate::pull::PullArguments;
 use crate::run::RunArguments;
 use crate::serve::ServeArguments;
@@ -52,6 +53,8 @@ pub enum Command {
     Eval(EvalArguments),
     /// Serve a model over HTTP
     Serve(ServeArguments),
+    /// Say what fits into a device's memory
+    Plan(PlanArguments),
 }
 
 /// Which model.

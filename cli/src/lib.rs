@@ -17,6 +17,7 @@ pub mod kv;
 mod logits;
 pub mod model;
 pub mod output;
+mod plan;
 pub mod progress;
 mod prompt;
 mod pull;
@@ -47,6 +48,7 @@ pub fn run() -> ExitCode {
         Command::Calibrate(arguments) => arguments.execute(&notes),
         Command::Eval(arguments) => arguments.execute(&notes),
         Command::Serve(arguments) => arguments.execute(&notes),
+        Command::Plan(arguments) => arguments.execute(&notes),
     };
     match result {
         Ok(code) => code,

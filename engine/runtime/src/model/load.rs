@@ -154,6 +154,40 @@ impl Model {
     }
 }
 
+impl Model {
+    /// A model of which only the room is taken: its weights are not read. What it computes is nothing; it serves to count what an engine takes.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen, or there is no room.
+    pub fn outline(
+        backend: &Arc<dyn Backend>,
+        source: &ModelSource,
+        options: &EngineOptions,
+    ) -> Result<Model, Error> {
+        let mut tensors = HashMap::new();
+        let mut buffers = Vec::new();
+        for placement in source.placements()? {
+            let buffer = Allocation::new(backend, &placement.desc(source))?;
+            let (rows, cols) = (placement.rows.rows(), placement.rows.cols());
+            let tensor = Tensor::new(buffer.id(), placement.dtype, rows, cols);
+            tensors.insert(placement.name, tensor);
+            buffers.push(buffer);
+        }
+        let (rope, rope_buffer) = Rope::place(backend, source.config(), options.context)?;
+        buffers.push(rope_buffer);
+        let missing = |name| {
+            let name = source.convention().name(name);
+            source.fault(format!("tensor `{name}`"), "is missing")
+        };
+        Ok(Model {
+            backend: Arc::clone(backend),
+            path: source.path().to_path_buf(),
+            config: source.config().clone(),
+            weights: Weights::new(source.config(), &tensors, rope, buffers, missing)?,
+        })
+    }
+}
+
 struct Loader<'l> {
     backend: &'l Arc<dyn Backend>,
     source: &'l ModelSource,
