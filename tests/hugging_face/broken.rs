@@ -8,8 +8,11 @@ use longwave_contract::{
     Backend, BackendError, BufferDesc, BufferId, Caps, PlanId, Recording, Ticket,
 };
 use longwave_runtime::engine::{Engine, EngineOptions};
+use longwave_runtime::model::ModelSource;
 use longwave_runtime::policy::{DeltaKv, Dense, Policy};
+use longwave_runtime::sample::SamplingParams;
 use longwave_runtime::schedule::{Event, Scheduler, SchedulerOptions};
+use longwave_server::{Offer, Server, ServerConfig, Subject};
 
 use super::compress::{BUDGET, identity, load, tokens};
 use super::directory::Spec;
@@ -113,6 +116,78 @@ impl Backend for Broken {
     fn wait(&self, ticket: Ticket) -> Result<(), BackendError> {
         self.inner.wait(ticket)
     }
+}
+
+/// Over HTTP: what was under way gets 503 and the reason, and so does whoever comes later, and whoever asks for the server's health.
+pub fn served(backend: &Arc<dyn Backend>) -> Result<()> {
+    let (directory, model) = load(backend, &Spec::default())?;
+    let source = ModelSource::open(directory.path())?;
+    let broken = Arc::new(Broken {
+        inner: Arc::clone(backend),
+        fault: Fault::Lost,
+        left: AtomicI64::new(20),
+        failures: AtomicU32::new(0),
+    });
+    let options = EngineOptions {
+        chunk: 48,
+        sequences: 3,
+        cache_tokens: 1024,
+        ..EngineOptions::single(512)
+    };
+    let as_backend: Arc<dyn Backend> = Arc::clone(&broken) as _;
+    let engine = Engine::new(as_backend, model, Arc::new(Dense), options)?;
+    let offer = Offer {
+        policy: "dense".into(),
+        label: "dense".into(),
+        keep: None,
+        share: 1.0,
+        scheduler: Scheduler::new(engine, SchedulerOptions::default()),
+    };
+    let subject = Subject {
+        name: "small".into(),
+        tokenizer: Arc::new(source.tokenizer()?),
+        template: None,
+        sampling: SamplingParams::greedy(),
+    };
+    let config = ServerConfig {
+        port: 0,
+        ..ServerConfig::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let server = Server::bind(config, subject, vec![offer]).await?;
+        let url = format!("http://{}", server.address()?);
+        let (end, ends) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async {
+            // Either way it is time to end.
+            let _ = ends.await;
+        }));
+        let client = reqwest::Client::new();
+        let health = client.get(format!("{url}/health")).send().await?;
+        ensure!(health.status() == 200);
+        let ask = |tokens: Vec<u32>| {
+            let body = serde_json::json!({"prompt": tokens, "max_tokens": 60, "ignore_eos": true});
+            client
+                .post(format!("{url}/v1/completions"))
+                .body(body.to_string())
+                .send()
+        };
+        let both = tokio::join!(ask(vec![5; 30]), ask(vec![6; 20]));
+        for response in [both.0?, both.1?, ask(vec![7]).await?] {
+            ensure!(response.status() == 503, "{}", response.status());
+            ensure!(response.headers().contains_key("retry-after"));
+            let text = response.text().await?;
+            ensure!(text.contains("unplugged"), "{text}");
+        }
+        let health = client.get(format!("{url}/health")).send().await?;
+        ensure!(health.status() == 503, "{}", health.status());
+        end.send(()).ok();
+        running.await?;
+        Ok(())
+    })
 }
 
 /// Whenever it comes: without memory, all requests but one at most are answered; a device that is lost is an error of the step. Pages are neither

@@ -485,7 +485,8 @@ fn main() -> ExitCode {
         }));
     }
     type Check = fn(&Arc<dyn Backend>) -> Result<()>;
-    let together: [(&str, Check); 6] = [
+    let together: [(&str, Check); 7] = [
+        ("a server whose device fails", broken::served),
         ("a device that fails", broken::requests),
         ("requests together", schedule::company),
         ("shared beginnings", schedule::beginnings),
