@@ -59,9 +59,12 @@ struct Shape {
     dtype: DType,
 }
 
-/// The kernel of products. One row that is not served elsewhere takes the row kernel, several the `library`, where it may serve: it is the fastest for
-/// what it can. Up to sixteen take the kernel for few rows, except for two of which weights are large: those wait for as many bytes in either, and for no
-/// conversion in the other.
+/// Rows up to which inputs stay f32. Tensor cores take them as f16, which moves a sum by more than its tolerance where a model's inputs are large and
+/// cancel, as those of a text's first tokens are.
+const EXACT: u32 = 8;
+
+/// The kernel of products. Up to eight rows take the row kernel, more the `library`, where it may serve: it is the fastest for what it can. Up to sixteen
+/// others take the kernel for few rows.
 fn select(shape: Shape, library: bool, forced: Option<MatmulKernel>) -> Option<MatmulKernel> {
     let library = library && shape.dtype == DType::F16;
     match forced {
@@ -69,9 +72,8 @@ fn select(shape: Shape, library: bool, forced: Option<MatmulKernel>) -> Option<M
         Some(MatmulKernel::Library) if !library => Some(MatmulKernel::Tile),
         Some(MatmulKernel::Few) if shape.rows > few_rows::ROWS => Some(MatmulKernel::Tile),
         Some(forced) => Some(forced),
-        None if shape.rows == 1 => Some(MatmulKernel::Row),
+        None if shape.rows <= EXACT => Some(MatmulKernel::Row),
         None if library => Some(MatmulKernel::Library),
-        None if shape.rows == 2 && shape.dtype != DType::Q4 => Some(MatmulKernel::Row),
         None if shape.rows <= few_rows::ROWS => Some(MatmulKernel::Few),
         None => Some(MatmulKernel::Tile),
     }
@@ -403,9 +405,10 @@ mod tests {
         let chosen =
             |rows, columns, there, forced| select(shape(rows, 4096, columns), there, forced);
         assert_eq!(chosen(1, 4096, true, None), Some(row));
-        assert_eq!(chosen(2, 4096, true, None), Some(library));
-        assert_eq!(chosen(2, 4096, false, None), Some(row));
-        assert_eq!(chosen(3, 4096, false, None), Some(few));
+        assert_eq!(chosen(8, 4096, true, None), Some(row));
+        assert_eq!(chosen(8, 4096, false, None), Some(row));
+        assert_eq!(chosen(9, 4096, true, None), Some(library));
+        assert_eq!(chosen(9, 4096, false, None), Some(few));
         assert_eq!(chosen(16, 4096, false, None), Some(few));
         assert_eq!(chosen(17, 4096, false, None), Some(tile));
         assert_eq!(chosen(17, 4096, true, None), Some(library));
@@ -419,7 +422,8 @@ mod tests {
             ..shape(100, 4096, 4096)
         };
         assert_eq!(select(codes, true, None), Some(tile));
-        assert_eq!(select(Shape { rows: 2, ..codes }, true, None), Some(few));
+        assert_eq!(select(Shape { rows: 8, ..codes }, true, None), Some(row));
+        assert_eq!(select(Shape { rows: 9, ..codes }, true, None), Some(few));
     }
 
     #[test]
