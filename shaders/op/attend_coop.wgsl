@@ -26,6 +26,8 @@ struct Params {
     values: u32,
     // Whether the sum is divided by the weights here, because there is one split only.
     finish: u32,
+    // Whether rows that share their view with no neighbour are served elsewhere.
+    lone: u32,
     scale: f32,
 }
 
@@ -39,6 +41,8 @@ struct Params {
 // [row][head][split][head_dim], and [row][head][split] as maximum and sum of weights.
 @group(0) @binding(7) var<storage, read_write> sums: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> stats: array<vec2<f32>>;
+
+//:import part/lone
 
 const QUERIES: u32 = 64u;
 const TOKENS: u32 = 64u;
@@ -61,9 +65,15 @@ const LOG2_E: f32 = 1.4426950408889634;
 // How far a score may exceed the reference before that follows: weights stay below 2^10, which f16 holds.
 const SLACK: f32 = 10.0;
 
-// The end of what a row sees of a split, where the row reads this view; otherwise 0.
+// Whether a row, one of `row_count`, is served here.
+fn serves(row: u32, row_count: u32) -> bool {
+    return (params.lone == 0u) | !is_lone(row, row_count);
+}
+
+// The end of what a row sees of a split, where the row is served here and reads this view; otherwise 0.
 fn row_limit(row: u32, view: u32, split: u32) -> u32 {
-    if row >= min(count[0], params.rows) || rows[row].view != view {
+    let row_count = min(count[0], params.rows);
+    if row >= row_count || rows[row].view != view || !serves(row, row_count) {
         return 0u;
     }
     let visible = view_visible(views[view], rows[row].position);
@@ -90,6 +100,10 @@ fn main(
         return;
     }
     let last_row = min((first_query + QUERIES - 1u) / params.group, count_rows - 1u);
+    var first_served = last_row + 1u;
+    for (var row = last_row; row + 1u > first_row; row--) {
+        first_served = select(first_served, row, serves(row, count_rows));
+    }
     let split = workgroup.x;
     let kv_head = workgroup.y;
 
@@ -127,6 +141,7 @@ fn main(
     let local = own + within / 2u;
     let my_query = first_query + local;
     let my_row = my_query / params.group;
+    let mine = (my_row < count_rows) & serves(min(my_row, count_rows - 1u), count_rows);
     let own_scores = 16u * subgroup * SCORE_PITCH;
     let my_scores = own_scores + (within / 2u) * SCORE_PITCH + pair;
     let my_weights = local * WEIGHT_PITCH + side * (TOKENS / 8u) + pair;
@@ -138,10 +153,10 @@ fn main(
     var weight_sum = 0.0;
 
     // Rows of a chunk read one view and are taken together; each further view among the rows takes another turn.
-    for (var leader = first_row; leader <= last_row; leader++) {
+    for (var leader = first_served; leader <= last_row; leader++) {
         let view_index = rows[leader].view;
         var is_new = true;
-        for (var earlier = first_row; earlier < leader; earlier++) {
+        for (var earlier = first_served; earlier < leader; earlier++) {
             is_new = is_new && rows[earlier].view != view_index;
         }
         let view = views[view_index];
@@ -282,13 +297,13 @@ fn main(
         let product = sum$(d);
         coopStoreT(product, corner, score_pitch);
         subgroupBarrier();
-        if my_row < count_rows {
+        if mine {
             sums[place * QUADS + side_quads + 4u * $(d)u + pair] = scores[my_scores] * factor;
             sums[place * QUADS + side_quads + 4u * $(d)u + pair + 2u] = scores[my_scores + 2u] * factor;
         }
     }
     //:end
-    if my_row < count_rows && side == 0u && pair == 0u && params.finish == 0u {
+    if mine && side == 0u && pair == 0u && params.finish == 0u {
         stats[place] = vec2<f32>(reference / LOG2_E, total);
     }
 }

@@ -8,6 +8,7 @@ const WORKGROUP: u32 = 128u;
 //:let PIECES = 2
 //:let TOKENS = 4
 //:import part/lanes
+//:import part/lone
 //:import part/math
 
 struct Params {
@@ -31,6 +32,8 @@ struct Params {
     // Whether an earlier dispatch has seen other slots of the split, and whether the sums are divided by the weights here.
     resume: u32,
     finish: u32,
+    // Whether rows that share their view with a neighbour are served elsewhere.
+    lone: u32,
     scale: f32,
 }
 
@@ -70,6 +73,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let position = rows[row].position;
     if row >= min(counted, params.rows) {
         return;
+    }
+    if params.lone != 0u {
+        if !is_lone(row, min(counted, params.rows)) {
+            return;
+        }
     }
     // Workgroups of a split follow one another: together they read whole rows of the cache.
     let split = group.y;

@@ -144,6 +144,24 @@ pub(super) fn cases() -> Vec<Case> {
             sparse: false,
         },
     ];
+    for head_dim in [64, 128] {
+        let one = |index: u32| Part {
+            length: 1 + index * index * 9,
+            rows: 1,
+            sparse: index % 3 == 2,
+        };
+        case(
+            format!("decodes of 13 sequences, heads of {head_dim}"),
+            Shape {
+                heads: 8,
+                kv_heads: 2,
+                head_dim,
+                parts: (0..13).map(one).collect(),
+                spare: 3,
+                ..plain.clone()
+            },
+        );
+    }
     case(
         "ragged: decodes and chunks, dense and sparse".into(),
         Shape {

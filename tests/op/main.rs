@@ -106,13 +106,15 @@ fn record(op: Op) -> Result<Recording> {
 }
 
 /// Shapes at which every matmul kernel is tried: rows of input, of which `count` count, by output columns and inner columns.
-const MATMULS: [(u32, u32, u32, u32); 10] = [
+const MATMULS: [(u32, u32, u32, u32); 12] = [
     (1, 1, 64, 64),
     (1, 1, 257, 576),
     (1, 1, 70, 4192),
     (2, 2, 96, 160),
     (5, 4, 100, 96),
     (8, 8, 257, 576),
+    (11, 10, 700, 1216),
+    (16, 16, 4100, 128),
     (17, 17, 64, 64),
     (20, 18, 700, 256),
     (70, 67, 130, 96),

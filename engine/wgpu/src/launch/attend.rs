@@ -42,6 +42,15 @@ pub(super) struct Cut {
     pub splits: u32,
 }
 
+/// What splits leave: weighted sums of values, and maxima with sums of weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Results {
+    /// `[row][head][split][head_dim]`; the output itself where there is one split.
+    pub sums: Bound,
+    /// `[row][head][split]`.
+    pub stats: Bound,
+}
+
 /// Takes rows together where there are many and their heads fit, then cuts views so that workgroups keep the device busy. `groups` are
 /// the workgroups of one row and split.
 fn select(
@@ -117,12 +126,13 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
     }
     let out = context.whole(name, "out", op.out)?;
     let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
-    let stats = context.scratch(name, 1, places * 8)?;
     let single = cut.splits == 1;
-    let sums = if single {
-        out
-    } else {
-        context.scratch(name, 0, places * u64::from(head_dim) * 4)?
+    let results = Results {
+        sums: match single {
+            true => out,
+            false => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
+        },
+        stats: context.scratch(name, 1, places * 8)?,
     };
     let query_rows = format!("query_rows_{}", cut.rows);
     let split = kernel("attend_split", &[&query_rows, context.reduce()])?;
@@ -162,8 +172,8 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
                     ("count", Bound::Tensor(op.count)),
                     ("views", Bound::Tensor(op.views)),
                     ("entries", context.whole(name, "entries", op.entries)?),
-                    ("sums", sums),
-                    ("stats", stats),
+                    ("sums", results.sums),
+                    ("stats", results.stats),
                 ],
                 grid: [grid[0], grid[1], now.div_ceil(cut.rows)],
                 work: u64::from(now) * a_row,
@@ -171,7 +181,7 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         }
     }
     if !single {
-        dispatches.push(merge(op, cut, sums, stats, out, context)?);
+        dispatches.push(merge(op, cut, results, out, context)?);
     }
     Ok(dispatches)
 }
@@ -199,13 +209,19 @@ fn cooperative(
     let groups = tiles(rows).saturating_mul(kv_heads);
     let cut = split(groups, COOPERATIVE_BUSY, rows, op.longest);
     let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
-    let stats = context.scratch(name, 1, places * 8)?;
     let out = context.whole(name, "out", op.out)?;
     let single = cut.splits == 1;
-    let sums = if single {
-        out
-    } else {
-        context.scratch(name, 0, places * u64::from(head_dim) * 4)?
+    let results = Results {
+        sums: match single {
+            true => out,
+            false => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
+        },
+        stats: context.scratch(name, 1, places * 8)?,
+    };
+    // Rows of several sequences, one each, would take turns in a tile.
+    let lone = match context.force.attend {
+        None if op.views.rows > 1 => attend_row::share(head_dim, context.caps.subgroup),
+        _ => None,
     };
     let kernel = kernel("attend_coop", &[&format!("head_{head_dim}")])?;
     let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
@@ -231,6 +247,7 @@ fn cooperative(
             ("kv_pitch", ((op.shape.raw_bytes() / 8) as u32).into()),
             ("values", (op.shape.width() / 4).into()),
             ("finish", u32::from(single).into()),
+            ("lone", u32::from(lone.is_some()).into()),
             ("scale", op.scale.into()),
         ];
         dispatches.push(Dispatch {
@@ -244,15 +261,18 @@ fn cooperative(
                 ("count", Bound::Tensor(op.count)),
                 ("views", Bound::Tensor(op.views)),
                 ("entries", context.whole(name, "entries", op.entries)?),
-                ("sums", sums),
-                ("stats", stats),
+                ("sums", results.sums),
+                ("stats", results.stats),
             ],
             grid,
             work: u64::from(now) * a_row,
         });
     }
+    if let Some(share) = lone {
+        dispatches.extend(attend_row::splits(op, share, cut, results, true, context)?);
+    }
     if !single {
-        dispatches.push(merge(op, cut, sums, stats, out, context)?);
+        dispatches.push(merge(op, cut, results, out, context)?);
     }
     Ok(dispatches)
 }
@@ -261,8 +281,7 @@ fn cooperative(
 pub(super) fn merge(
     op: &Attend,
     cut: Cut,
-    sums: Bound,
-    stats: Bound,
+    results: Results,
     out: Bound,
     context: &Context<'_>,
 ) -> Result<Dispatch, BackendError> {
@@ -281,8 +300,8 @@ pub(super) fn merge(
         overrides: Vec::new(),
         params: params(merge, &values)?,
         bindings: vec![
-            ("sums", sums),
-            ("stats", stats),
+            ("sums", results.sums),
+            ("stats", results.stats),
             ("rows", Bound::Tensor(op.rows)),
             ("count", Bound::Tensor(op.count)),
             ("views", Bound::Tensor(op.views)),

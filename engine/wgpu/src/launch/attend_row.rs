@@ -3,7 +3,7 @@
 use longwave_contract::op::Attend;
 use longwave_contract::{BackendError, Caps, DeviceKind};
 
-use super::attend::{BLOCK, CHUNK, Cut, WORK_LIMIT, merge};
+use super::attend::{BLOCK, CHUNK, Cut, Results, WORK_LIMIT, merge};
 use super::{AttendKernel, Bound, Context, Dispatch, kernel, params, unsupported};
 
 /// Threads of a workgroup.
@@ -46,13 +46,18 @@ impl Share {
 
 /// How threads share rows, where there are few rows and subgroups that hold a group of threads.
 pub(super) fn select(rows: u32, head_dim: u32, subgroup: Option<(u32, u32)>) -> Option<Share> {
+    share(head_dim, subgroup).filter(|_| rows < CHUNK)
+}
+
+/// How threads share rows of any number, where subgroups hold a group of threads.
+pub(super) fn share(head_dim: u32, subgroup: Option<(u32, u32)>) -> Option<Share> {
     let (least, most) = subgroup?;
     let octets = head_dim / 8;
     // The largest power of two that leaves no thread without an octet.
     let lanes = (1u32 << octets.checked_ilog2()?).min(least).min(LANES.1);
     let pieces = octets.div_ceil(lanes);
     let fits = lanes.is_power_of_two() && lanes >= LANES.0 && pieces <= PIECES && most <= THREADS;
-    (rows < CHUNK && fits).then_some(Share { lanes, pieces })
+    fits.then_some(Share { lanes, pieces })
 }
 
 /// Cuts the longest view so that workgroups keep the device busy; `groups` are those of one split, of which there are `room` at most.
@@ -97,6 +102,39 @@ pub(super) fn launch(
     let a_split = u64::from(rows) * u64::from(op.q.cols) * 4;
     let room = context.caps.slab_limit / a_split.max(1);
     let cut = cut(rows * kv_heads * blocks, share, op.longest, room);
+    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
+    let out = context.whole(name, "out", op.out)?;
+    let results = Results {
+        sums: match cut.splits {
+            1 => out,
+            _ => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
+        },
+        stats: context.scratch(name, 1, places * 8)?,
+    };
+    let mut dispatches = splits(op, share, cut, results, false, context)?;
+    if cut.splits > 1 {
+        dispatches.push(merge(op, cut, results, out, context)?);
+    }
+    Ok(dispatches)
+}
+
+/// The dispatches for each slab of the cache, of all rows, or of `lone` ones: those that share their view with no neighbour.
+///
+/// # Errors
+/// [`BackendError::Unsupported`] for too large a grid, and operands that exceed a binding.
+pub(super) fn splits(
+    op: &Attend,
+    share: Share,
+    cut: Cut,
+    results: Results,
+    lone: bool,
+    context: &Context<'_>,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let name = Attend::NAME;
+    let (rows, head_dim) = (op.q.rows, op.shape.head_dim);
+    let (heads, kv_heads) = (op.heads(), op.shape.kv_heads);
+    let group = heads / kv_heads;
+    let blocks = group.div_ceil(BLOCK);
     let grid = [kv_heads * blocks, cut.splits, rows];
     if grid
         .iter()
@@ -104,19 +142,17 @@ pub(super) fn launch(
     {
         return Err(unsupported(name, format!("a grid of {grid:?} workgroups")));
     }
-    let out = context.whole(name, "out", op.out)?;
-    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
-    let stats = context.scratch(name, 1, places * 8)?;
     let single = cut.splits == 1;
-    let sums = match single {
-        true => out,
-        false => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
-    };
     let kernel = kernel("attend_row", &[])?;
     let windows = context.windows(op.kv);
     let last = windows.len().saturating_sub(1);
     let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
-    let at_once = (WORK_LIMIT / a_row.max(1)).clamp(1, u64::from(rows)) as u32;
+    // Hardly more rows are lone than there are views.
+    let busy = if lone { rows.min(op.views.rows) } else { rows };
+    let at_once = match WORK_LIMIT / a_row.max(1) {
+        limit if limit >= u64::from(busy) => rows,
+        limit => limit.max(1) as u32,
+    };
     let mut dispatches = Vec::new();
     for (index, window) in windows.into_iter().enumerate() {
         for first_row in (0..rows).step_by(at_once as usize) {
@@ -136,6 +172,7 @@ pub(super) fn launch(
                 ("values", (op.shape.width() / 8).into()),
                 ("resume", u32::from(index > 0).into()),
                 ("finish", u32::from(single && index == last).into()),
+                ("lone", u32::from(lone).into()),
                 ("scale", op.scale.into()),
             ];
             dispatches.push(Dispatch {
@@ -149,16 +186,13 @@ pub(super) fn launch(
                     ("count", Bound::Tensor(op.count)),
                     ("views", Bound::Tensor(op.views)),
                     ("entries", context.whole(name, "entries", op.entries)?),
-                    ("sums", sums),
-                    ("stats", stats),
+                    ("sums", results.sums),
+                    ("stats", results.stats),
                 ],
                 grid: [grid[0], grid[1], now],
-                work: u64::from(now) * a_row,
+                work: u64::from(now.min(busy)) * a_row,
             });
         }
-    }
-    if !single {
-        dispatches.push(merge(op, cut, sums, stats, out, context)?);
     }
     Ok(dispatches)
 }

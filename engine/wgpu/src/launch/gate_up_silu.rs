@@ -18,7 +18,7 @@ pub(super) fn launch(
     context: &Context<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
     let rows = op.out.rows;
-    if one_row::serves(rows, context)
+    if one_row::serves(rows, op.x.cols, context)
         && op.x.cols.is_multiple_of(matmul::STEP)
         && one_row::share(&[op.w_gate, op.w_up], context)
     {

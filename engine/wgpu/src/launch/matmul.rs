@@ -21,6 +21,13 @@ const LARGE_TILE: u32 = 128;
 const LARGE_STEP: u32 = 64;
 /// Large tiles that keep a large device busy.
 const BUSY: u64 = 96;
+/// Rows that the kernel for few rows takes at most, and those of its tiles.
+const FEW_ROWS: u32 = 32;
+const FEW_TILE: u32 = 16;
+/// Columns that it takes in a step.
+const FEW_STEP: u32 = 64;
+/// Outputs from which its tiles have 32 of them and not 16: half as many tiles still keep a large device busy.
+const FEW_WIDE: u32 = 4096;
 
 /// One product of an op. Output rows are f32 and padded to 16 bytes, as all tensors are.
 pub(super) struct Matmul {
@@ -47,22 +54,27 @@ pub(super) struct Matmul {
 /// cores it takes 1.3 to 1.7 times as long for 64 rows.
 fn select(
     rows: u32,
+    columns: u32,
     kind: DeviceKind,
     cooperative: bool,
     forced: Option<MatmulKernel>,
 ) -> MatmulKernel {
+    let few = columns.is_multiple_of(FEW_STEP);
     match forced {
+        Some(MatmulKernel::Few) if !few => MatmulKernel::Cooperative,
         Some(forced) => forced,
         None if rows <= ROWS || kind == DeviceKind::Software => MatmulKernel::Row,
+        None if cooperative && few && rows <= FEW_ROWS => MatmulKernel::Few,
         None if cooperative => MatmulKernel::Cooperative,
         None => MatmulKernel::Tile,
     }
 }
 
-/// The kernel for `rows` rows on a device.
-pub(super) fn chosen(rows: u32, context: &Context<'_>) -> MatmulKernel {
+/// The kernel for `rows` rows of `columns` on a device.
+pub(super) fn chosen(rows: u32, columns: u32, context: &Context<'_>) -> MatmulKernel {
     select(
         rows,
+        columns,
         context.caps.kind,
         context.cooperative(),
         context.force.matmul,
@@ -79,9 +91,23 @@ fn cooperative_tile(rows: u32, outputs: u32, columns: u32) -> u32 {
     }
 }
 
-/// Whether products of so many rows take their input as f16.
-pub(super) fn takes_half(rows: u32, context: &Context<'_>) -> bool {
-    chosen(rows, context) == MatmulKernel::Cooperative
+/// Rows of the input of a product as f16, where it takes that: matrix units read whole tiles of few rows, and those beyond the last only
+/// make rows that are not stored.
+pub(super) fn half_rows(rows: u32, columns: u32, context: &Context<'_>) -> Option<u32> {
+    match chosen(rows, columns, context) {
+        MatmulKernel::Row | MatmulKernel::Tile => None,
+        MatmulKernel::Few => Some(rows.next_multiple_of(few_tile(rows))),
+        MatmulKernel::Cooperative => Some(rows),
+    }
+}
+
+/// Rows of a tile of the kernel for few rows.
+fn few_tile(rows: u32) -> u32 {
+    if rows > FEW_TILE {
+        2 * FEW_TILE
+    } else {
+        FEW_TILE
+    }
 }
 
 /// An op's input as its product takes it: as it is, or converted in scratch memory by the dispatch that is returned.
@@ -95,13 +121,13 @@ pub(super) fn factor(
     context: &Context<'_>,
 ) -> Result<(Option<Dispatch>, Bound), BackendError> {
     let given = context.whole(op, "a", a)?;
-    if !takes_half(a.rows, context) {
+    let Some(half_rows) = half_rows(a.rows, a.cols, context) else {
         return Ok((None, given));
-    }
+    };
     let kernel = kernel("to_half", &[])?;
     let pitch = a.cols.div_ceil(4);
     let quads = u64::from(a.rows) * u64::from(pitch);
-    let out = context.scratch(op, 0, quads * 8)?;
+    let out = context.scratch(op, 0, u64::from(half_rows) * u64::from(pitch) * 8)?;
     let grid = context.grid(op, quads.div_ceil(u64::from(kernel.workgroup[0])))?;
     let values = [
         ("rows", a.rows.into()),
@@ -132,23 +158,29 @@ pub(super) fn launch(
         let why = format!("weights {weight} have columns that are no multiple of {STEP}");
         return Err(unsupported(matmul.op, why));
     }
-    if one_row::serves(matmul.rows, context) {
+    if one_row::serves(matmul.rows, weight.cols, context) {
         return one_row::launch(matmul, None, context);
     }
     let variant = format!("weight_{}", weight.dtype.name());
-    let chosen = chosen(matmul.rows, context);
+    let chosen = chosen(matmul.rows, weight.cols, context);
     let (team, teams) = context.team(ROW_THREADS);
-    let tile = match chosen {
-        MatmulKernel::Cooperative => cooperative_tile(matmul.rows, weight.rows, weight.cols),
-        _ => TILE,
+    let (tile, across) = match chosen {
+        MatmulKernel::Cooperative => {
+            let tile = cooperative_tile(matmul.rows, weight.rows, weight.cols);
+            (tile, tile)
+        }
+        MatmulKernel::Few if matmul.rows > FEW_TILE || weight.rows >= FEW_WIDE => {
+            (few_tile(matmul.rows), 2 * FEW_TILE)
+        }
+        MatmulKernel::Few => (FEW_TILE, FEW_TILE),
+        MatmulKernel::Row | MatmulKernel::Tile => (TILE, TILE),
     };
+    let half = format!("half_{}", weight.dtype.name());
     let kernel = match chosen {
         MatmulKernel::Row => kernel("matmul_row", &[&variant, team])?,
         MatmulKernel::Tile => kernel("matmul_tile", &[&variant])?,
-        MatmulKernel::Cooperative => {
-            let half = format!("half_{}", weight.dtype.name());
-            kernel("matmul_coop", &[&half, &format!("coop_tile_{tile}")])?
-        }
+        MatmulKernel::Few => kernel("matmul_few", &[&half, &format!("few_tile_{tile}_{across}")])?,
+        MatmulKernel::Cooperative => kernel("matmul_coop", &[&half, &format!("coop_tile_{tile}")])?,
     };
     let format = weight.dtype.row_format(weight.cols);
     let bias = match matmul.bias {
@@ -163,8 +195,8 @@ pub(super) fn launch(
                 let [x, y, _] = context.grid(matmul.op, u64::from(groups))?;
                 [x, y, matmul.rows.div_ceil(ROWS)]
             }
-            MatmulKernel::Tile | MatmulKernel::Cooperative => {
-                [matmul.rows.div_ceil(tile), window.rows.div_ceil(tile), 1]
+            MatmulKernel::Few | MatmulKernel::Tile | MatmulKernel::Cooperative => {
+                [matmul.rows.div_ceil(tile), window.rows.div_ceil(across), 1]
             }
         };
         if grid
@@ -196,6 +228,7 @@ pub(super) fn launch(
                 let rows = matmul.rows.next_power_of_two().min(ROWS);
                 overrides.push(("ROWS", f64::from(rows)));
             }
+            MatmulKernel::Few => values.push(("steps", (weight.cols / FEW_STEP).into())),
             MatmulKernel::Tile | MatmulKernel::Cooperative => {
                 let step = if tile == LARGE_TILE { LARGE_STEP } else { STEP };
                 values.push(("steps", (weight.cols / step).into()));
@@ -226,14 +259,17 @@ mod tests {
     #[test]
     fn few_rows_take_the_row_kernel_and_many_a_tile_kernel() {
         let (gpu, software) = (DeviceKind::Discrete, DeviceKind::Software);
-        assert_eq!(select(1, gpu, true, None), MatmulKernel::Row);
-        assert_eq!(select(8, gpu, false, None), MatmulKernel::Row);
-        assert_eq!(select(9, gpu, false, None), MatmulKernel::Tile);
-        assert_eq!(select(9, gpu, true, None), MatmulKernel::Cooperative);
-        assert_eq!(select(9, software, false, None), MatmulKernel::Row);
+        assert_eq!(select(1, 4096, gpu, true, None), MatmulKernel::Row);
+        assert_eq!(select(8, 4096, gpu, false, None), MatmulKernel::Row);
+        assert_eq!(select(9, 4096, gpu, false, None), MatmulKernel::Tile);
+        assert_eq!(select(9, 4096, gpu, true, None), MatmulKernel::Few);
+        assert_eq!(select(32, 4096, gpu, true, None), MatmulKernel::Few);
+        assert_eq!(select(33, 4096, gpu, true, None), MatmulKernel::Cooperative);
+        assert_eq!(select(9, 96, gpu, true, None), MatmulKernel::Cooperative);
+        assert_eq!(select(9, 4096, software, false, None), MatmulKernel::Row);
         for forced in [MatmulKernel::Row, MatmulKernel::Tile] {
-            assert_eq!(select(3, gpu, true, Some(forced)), forced);
-            assert_eq!(select(100, software, false, Some(forced)), forced);
+            assert_eq!(select(3, 4096, gpu, true, Some(forced)), forced);
+            assert_eq!(select(100, 4096, software, false, Some(forced)), forced);
         }
     }
 

@@ -76,6 +76,8 @@ pub enum MatmulKernel {
     Row,
     /// Tiles of 64 rows and 64 outputs.
     Tile,
+    /// Tiles of 16 or 32 rows, multiplied by matrix units, whose columns subgroups share.
+    Few,
     /// Tiles of 128 or 64 rows and outputs, multiplied by matrix units.
     Cooperative,
 }

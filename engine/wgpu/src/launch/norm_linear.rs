@@ -14,7 +14,7 @@ pub(super) fn launch(
     op: &NormLinear,
     context: &Context<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
-    if one_row::serves(op.out.rows, context) && op.x.cols.is_multiple_of(matmul::STEP) {
+    if one_row::serves(op.out.rows, op.x.cols, context) && op.x.cols.is_multiple_of(matmul::STEP) {
         let matmul = Matmul {
             op: NormLinear::NAME,
             weight: op.weight,

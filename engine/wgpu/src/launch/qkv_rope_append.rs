@@ -106,7 +106,7 @@ enum Projection {
 /// cache lies in one piece.
 fn select(op: &QkvRopeAppend, context: &Context<'_>) -> Projection {
     let weights = [op.w_q, op.w_k, op.w_v];
-    let one = one_row::serves(op.x.rows, context)
+    let one = one_row::serves(op.x.rows, op.x.cols, context)
         && op.x.cols.is_multiple_of(matmul::STEP)
         && one_row::share(&weights, context);
     let between = [op.b_q, op.b_k, op.b_v, op.q_norm, op.k_norm];

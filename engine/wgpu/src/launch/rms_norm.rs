@@ -42,12 +42,12 @@ pub(super) fn launch(
     } else {
         "rows_all"
     };
-    let (out, element) = match matmul::takes_half(norm.rows, context) {
-        true => ("out_f16", 2),
-        false => ("out_f32", 4),
+    let (out, out_rows, element) = match matmul::half_rows(norm.rows, width, context) {
+        Some(rows) => ("out_f16", rows, 2),
+        None => ("out_f32", norm.rows, 4),
     };
     let kernel = kernel("rms_norm", &[rows, context.reduce(), out])?;
-    let bytes = u64::from(norm.rows) * u64::from(width) * element;
+    let bytes = u64::from(out_rows) * u64::from(width) * element;
     let out = context.scratch(norm.op, norm.scratch, bytes)?;
     let grid = context.grid(norm.op, u64::from(norm.rows))?;
     let mut bindings = vec![
