@@ -57,6 +57,12 @@ assert response.output_text, response
 with client.responses.stream(model=model, input="Name three colours.", temperature=0, max_output_tokens=16) as stream:
     text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
 assert text == response.output_text, (text, response.output_text)
+response = client.responses.create(
+    model=model, input="Name three colours.", temperature=0, max_output_tokens=3,
+    include=["message.output_text.logprobs"], top_logprobs=2,
+)
+tokens = response.output[0].content[0].logprobs
+assert len(tokens) == 3 and all(len(t.top_logprobs) == 2 and t.logprob <= 0 for t in tokens), response
 
 vectors = client.embeddings.create(model=model, input=["a", "b"])
 assert len(vectors.data) == 2 and len(vectors.data[0].embedding) == 576

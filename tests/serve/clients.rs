@@ -1,18 +1,11 @@
-//! Clients that others wrote: the official one, async-openai, and a browser.
+//! Clients that others wrote: the official one, and a browser.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use async_openai::Client;
-use async_openai::config::OpenAIConfig;
-use async_openai::types::chat::{
-    ChatCompletionRequestUserMessageArgs, CreateChatCompletionRequestArgs,
-};
-use futures_util::StreamExt;
-
 use super::server::Server;
+use anyhow::{Context, Result, ensure};
 
 /// A Python with the official client; or why there is none.
 pub fn python() -> Result<PathBuf, String> {
@@ -61,39 +54,6 @@ pub async fn official(model: &Path, python: &Path) -> Result<()> {
     let output = command.arg(script).arg(&server.url).output().await?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{errors}\n{}", server.log());
-    Ok(())
-}
-
-/// async-openai: an answer, and the same as a stream.
-pub async fn rust(model: &Path) -> Result<()> {
-    let server = Server::start(model, &["--context", "1024", "--api-key", "sesame"])?;
-    let config = OpenAIConfig::new()
-        .with_api_base(server.address("/v1"))
-        .with_api_key("sesame");
-    let client = Client::with_config(config);
-    let message = ChatCompletionRequestUserMessageArgs::default()
-        .content("Name three colours.")
-        .build()?;
-    let request = CreateChatCompletionRequestArgs::default()
-        .model("small")
-        .messages([message.into()])
-        .temperature(0.0)
-        .max_completion_tokens(16u32)
-        .build()?;
-    let answer = client.chat().create(request.clone()).await?;
-    let said = answer.choices[0]
-        .message
-        .content
-        .clone()
-        .context("no answer")?;
-    let mut stream = client.chat().create_stream(request).await?;
-    let mut heard = String::new();
-    while let Some(chunk) = stream.next().await {
-        for choice in chunk?.choices {
-            heard.push_str(&choice.delta.content.unwrap_or_default());
-        }
-    }
-    ensure!(heard == said && !said.is_empty(), "{heard}, not {said}");
     Ok(())
 }
 

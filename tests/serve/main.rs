@@ -3,6 +3,7 @@
 mod chaos;
 mod clients;
 mod interface;
+mod rust_client;
 mod server;
 
 use std::future::Future;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         "clients that go away or do not read" => chaos::clients,
         "bodies that are no requests" => chaos::bodies,
         "sessions, a kill and an end" => chaos::sessions,
-        "async-openai" => clients::rust,
+        "async-openai" => rust_client::talks,
     }
     let both = model
         .clone()

@@ -142,6 +142,15 @@ impl ModelConfig {
         self.shape.raw_bytes() * self.layers as u64
     }
 
+    /// What taking in a prompt's token at `position` costs, in multiply-adds of one at its beginning: attention grows with the context, matrix
+    /// products do not.
+    pub fn row_cost(&self, position: u32) -> f64 {
+        let of = |rows: u32, cols: u32| f64::from(rows) * f64::from(cols);
+        let projections = of(2 * self.q_width() + 2 * self.shape.width(), self.width);
+        let products = projections + 3.0 * of(self.inner, self.width);
+        1.0 + 2.0 * of(self.q_width(), position) / products
+    }
+
     /// Reads the content of a Hugging Face `config.json`; `file` is for messages. Weights are not looked for.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ pub use request::{
 };
 pub use sessions::SessionInfo;
 use sessions::Sessions;
-use share::share;
+use share::{Prompt, share};
 
 /// How a scheduler works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,10 +199,11 @@ impl Scheduler {
         let parts = self.plan(&mut events)?;
         if !parts.is_empty() {
             let start = Instant::now();
-            let rows: usize = parts.iter().map(|part| part.tokens).sum();
+            let prompts = parts.iter().filter(|part| !part.decodes);
+            let taken: f64 = prompts.map(|part| part.tokens as f64 * part.cost).sum();
             let decoding = parts.iter().filter(|part| part.decodes).count();
             if let Some(outcome) = self.tolerate(&mut events, |all| all.run(&parts))? {
-                self.pace.took(start.elapsed(), rows - decoding, decoding);
+                self.pace.took(start.elapsed(), taken, decoding);
                 self.take(&parts, outcome, &mut events);
             }
         }
@@ -293,7 +294,8 @@ impl Scheduler {
         (job.tokens.len() - have.map_or(0, |sequence| sequence.tokens.len())) as u32
     }
 
-    /// What the next step takes in: a token of each request that decodes, and of prompts equal shares of what is left.
+    /// What the next step takes in: a token of each request that decodes, and of prompts equal shares of what is left. A share is counted in
+    /// work, so that a step does not take longer the further a prompt has come.
     fn plan(&mut self, events: &mut Vec<Event>) -> Result<Vec<Part>, Error> {
         let compresses = self.engine.compresses();
         loop {
@@ -304,26 +306,29 @@ impl Scheduler {
             for (index, job) in self.running.iter().enumerate() {
                 let Some(id) = job.sequence else { continue };
                 let left = self.left(job) as usize;
-                let begun = self.engine.sequence(id).is_ok_and(|held| !held.is_empty());
+                let have = self.engine.sequence(id).map_or(0, |held| held.len());
                 if job.generate().is_none() {
                     continue;
                 }
-                if left == 1 && begun && parts.len() < rows {
+                if left == 1 && have > 0 && parts.len() < rows {
                     parts.push(Part {
                         index,
                         tokens: 1,
+                        cost: 1.0,
                         decodes: true,
                     });
                 } else if left > 0 && !compresses {
-                    prompts.push((index, left));
+                    let cost = self.engine.model().config().row_cost(have);
+                    prompts.push(Prompt { index, left, cost });
                 }
             }
             let decoding = parts.len();
-            let room = self.pace.prompt_rows(decoding).min(rows - decoding);
-            for (index, tokens) in share(&prompts, room) {
+            let room = self.pace.room(decoding).min(rows - decoding);
+            for (prompt, tokens) in share(&prompts, room) {
                 parts.push(Part {
-                    index,
+                    index: prompt.index,
                     tokens,
+                    cost: prompt.cost,
                     decodes: false,
                 });
             }
@@ -560,5 +565,7 @@ type Begun = (SequenceId, usize, Option<Option<Sampler>>);
 struct Part {
     index: usize,
     tokens: usize,
+    /// What each of them costs, in tokens of a prompt's beginning.
+    cost: f64,
     decodes: bool,
 }

@@ -1,4 +1,4 @@
-//! How many prompt tokens a step may take in beside requests that decode.
+//! How much of prompts a step may take in beside requests that decode, in tokens of a prompt's beginning: later ones count for more of them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) struct Pace {
 const LEAST: u32 = 16;
 
 impl Pace {
-    /// At most `most` rows, as long as a step takes no longer than `stall_ms` milliseconds.
+    /// At most room for `most` rows, as long as a step takes no longer than `stall_ms` milliseconds.
     pub fn new(most: u32, stall_ms: u32) -> Self {
         Pace {
             most: most.max(1),
@@ -23,8 +23,8 @@ impl Pace {
         }
     }
 
-    /// Rows of prompts in a step in which so many requests decode.
-    pub fn prompt_rows(&self, decoding: usize) -> usize {
+    /// Room for prompts in a step in which so many requests decode.
+    pub fn room(&self, decoding: usize) -> usize {
         match decoding {
             0 => self.most as usize,
             // Together a power of two.
@@ -32,15 +32,15 @@ impl Pace {
         }
     }
 
-    /// A step with so many rows of prompts took so long, while so many requests decoded.
-    pub fn took(&mut self, time: Duration, prompt_rows: usize, decoding: usize) {
-        if decoding == 0 || prompt_rows == 0 {
+    /// A step that took in so much of prompts took so long, while so many requests decoded.
+    pub fn took(&mut self, time: Duration, taken: f64, decoding: usize) {
+        if decoding == 0 || taken == 0.0 {
             return;
         }
         if time > self.stall {
             let fewer = (self.limit / 2).max(LEAST.min(self.most));
             self.limit = 1 << fewer.ilog2();
-        } else if time < self.stall * 11 / 20 && 2 * prompt_rows >= self.limit as usize {
+        } else if time < self.stall * 11 / 20 && 2.0 * taken >= f64::from(self.limit) {
             self.limit = self.limit.saturating_mul(2).min(self.most);
         }
     }
@@ -53,19 +53,19 @@ mod tests {
     #[test]
     fn steps_that_take_too_long_take_in_less() {
         let mut pace = Pace::new(1000, 100);
-        assert_eq!((pace.prompt_rows(0), pace.prompt_rows(4)), (1000, 996));
+        assert_eq!((pace.room(0), pace.room(4)), (1000, 996));
         let slow = Duration::from_millis(150);
-        pace.took(slow, 900, 4);
-        assert_eq!((pace.prompt_rows(0), pace.prompt_rows(4)), (1000, 252));
-        (0..20).for_each(|_| pace.took(slow, 200, 4));
-        assert_eq!(pace.prompt_rows(4), 12);
+        pace.took(slow, 900.0, 4);
+        assert_eq!((pace.room(0), pace.room(4)), (1000, 252));
+        (0..20).for_each(|_| pace.took(slow, 200.0, 4));
+        assert_eq!(pace.room(4), 12);
         let quick = Duration::from_millis(10);
-        pace.took(quick, 2, 4);
-        assert_eq!(pace.prompt_rows(4), 12);
-        (0..20).for_each(|_| pace.took(quick, 1000, 4));
-        assert_eq!(pace.prompt_rows(4), 996);
+        pace.took(quick, 2.0, 4);
+        assert_eq!(pace.room(4), 12);
+        (0..20).for_each(|_| pace.took(quick, 1000.0, 4));
+        assert_eq!(pace.room(4), 996);
         // Nobody waited.
-        pace.took(slow, 900, 0);
-        assert_eq!(pace.prompt_rows(4), 996);
+        pace.took(slow, 900.0, 0);
+        assert_eq!(pace.room(4), 996);
     }
 }

@@ -185,29 +185,29 @@ impl Form {
     }
 
     fn listed(&self, tokens: &[Spoken]) -> Value {
-        let one = |token: u32, logprob: f32| {
-            let bytes = self.shared.subject.tokenizer.token_bytes(token);
-            json!({
-                "token": token_text(&self.shared, token),
-                "logprob": logprob,
-                "bytes": bytes.unwrap_or_default(),
-            })
-        };
-        let content: Vec<Value> = tokens
-            .iter()
-            .filter_map(|spoken| {
-                let logprobs = spoken.logprobs.as_ref()?;
-                let mut object = one(spoken.token, logprobs.chosen);
-                let top = logprobs
-                    .top
-                    .iter()
-                    .map(|(token, logprob)| one(*token, *logprob));
-                object["top_logprobs"] = top.collect();
-                Some(object)
-            })
-            .collect();
-        json!({"content": content, "refusal": null})
+        json!({"content": logprobs(&self.shared, tokens), "refusal": null})
     }
+}
+
+/// Log probabilities of tokens, of those that have some.
+pub fn logprobs(shared: &Shared, tokens: &[Spoken]) -> Vec<Value> {
+    let one = |token: u32, logprob: f32| {
+        let bytes = shared.subject.tokenizer.token_bytes(token);
+        json!({
+            "token": token_text(shared, token),
+            "logprob": logprob,
+            "bytes": bytes.unwrap_or_default(),
+        })
+    };
+    let some = tokens.iter().filter_map(|spoken| {
+        let logprobs = spoken.logprobs.as_ref()?;
+        let mut object = one(spoken.token, logprobs.chosen);
+        let top = logprobs.top.iter();
+        let top = top.map(|(token, logprob)| one(*token, *logprob));
+        object["top_logprobs"] = top.collect();
+        Some(object)
+    });
+    some.collect()
 }
 
 /// What an answer says, and which functions it calls.

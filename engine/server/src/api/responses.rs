@@ -13,13 +13,17 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Narrator, Replies, collect, stream};
 use super::body::{Body, id};
-use super::chat::{said, tool_list};
+use super::chat::{logprobs, said, tool_list};
 use super::params::Params;
 use super::{OfferInfo, Shared, now};
 use crate::chat::{ApiMessage, text_of, tokens};
 use crate::error::ApiError;
+use crate::text::Spoken;
 use crate::tools::{Call, Function, Part, Tool, ToolChoice, ToolParser, call_schema};
 use crate::worker::{Finish, Reply};
+
+/// What asks for log probabilities.
+const LOGPROBS: &str = "message.output_text.logprobs";
 
 #[derive(Debug, Deserialize)]
 pub struct Responses {
@@ -32,6 +36,10 @@ pub struct Responses {
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     text: Option<Value>,
+    /// What else is asked for: here, [`LOGPROBS`].
+    #[serde(default)]
+    include: Option<Vec<String>>,
+    top_logprobs: Option<usize>,
     #[serde(flatten)]
     params: Params,
 }
@@ -160,7 +168,12 @@ pub async fn create(
         made.transpose()
             .map_err(|why| ApiError::field("text.format", why))
     };
-    let requests = params.requests(&shared, &prompt, None, None, &constraint)?;
+    let included = request.include.unwrap_or_default();
+    let most = match included.iter().any(|name| name == LOGPROBS) {
+        true => Some(request.top_logprobs.unwrap_or(0)),
+        false => request.top_logprobs,
+    };
+    let requests = params.requests(&shared, &prompt, None, most, &constraint)?;
     let replies = Replies::of(&shared, offer, requests, params.stops()).await?;
     let form = Form {
         id: id("resp"),
@@ -182,7 +195,7 @@ pub async fn create(
     };
     let mut output = Vec::new();
     if !text.is_empty() || calls.is_empty() {
-        output.push(form.message(&text, "completed"));
+        output.push(form.message(&text, &answer.tokens, "completed"));
     }
     output.extend(calls.iter().map(|call| form.call(&id("fc"), call)));
     let object = form.object(output, answer.finish, Some(answer.usage));
@@ -248,14 +261,19 @@ impl Form {
         })
     }
 
-    fn message(&self, text: &str, status: &str) -> Value {
+    fn message(&self, text: &str, tokens: &[Spoken], status: &str) -> Value {
         json!({
             "type": "message",
             "id": self.message,
             "status": status,
             "role": "assistant",
-            "content": [{"type": "output_text", "text": text, "annotations": []}],
+            "content": [self.part(text, tokens)],
         })
+    }
+
+    fn part(&self, text: &str, tokens: &[Spoken]) -> Value {
+        let logprobs = logprobs(&self.shared, tokens);
+        json!({"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs})
     }
 
     fn call(&self, name: &str, call: &Call) -> Value {
@@ -276,6 +294,9 @@ struct Stream {
     number: u64,
     /// What was said, once there is a message for it.
     text: Option<String>,
+    /// The answer's tokens, and how many of them no event has told yet.
+    tokens: Vec<Spoken>,
+    untold: usize,
     calls: Vec<Value>,
     ended: Option<(Finish, Usage)>,
 }
@@ -287,6 +308,8 @@ impl Stream {
             parser: ToolParser::default(),
             number: 0,
             text: None,
+            tokens: Vec::new(),
+            untold: 0,
             calls: Vec::new(),
             ended: None,
         }
@@ -304,11 +327,11 @@ impl Stream {
         let item = self.form.message.clone();
         if self.text.is_none() {
             self.text = Some(String::new());
-            let mut message = self.form.message("", "in_progress");
+            let mut message = self.form.message("", &[], "in_progress");
             message["content"] = json!([]);
             let added = json!({"output_index": 0, "item": message});
             events.push(self.event("response.output_item.added", added));
-            let part = json!({"type": "output_text", "text": "", "annotations": []});
+            let part = self.form.part("", &[]);
             let added =
                 json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
             events.push(self.event("response.content_part.added", added));
@@ -317,7 +340,9 @@ impl Stream {
             text.push_str(more);
         }
         if !more.is_empty() {
-            let delta = json!({"item_id": item, "output_index": 0, "content_index": 0, "delta": more, "logprobs": []});
+            let untold = self.tokens.len() - std::mem::take(&mut self.untold);
+            let logprobs = logprobs(&self.form.shared, &self.tokens[untold..]);
+            let delta = json!({"item_id": item, "output_index": 0, "content_index": 0, "delta": more, "logprobs": logprobs});
             events.push(self.event("response.output_text.delta", delta));
         }
         events
@@ -377,8 +402,14 @@ impl Narrator for Stream {
 
     fn tell(&mut self, _: usize, reply: Reply) -> Vec<Event> {
         let parts = match reply {
-            Reply::Piece(piece) if self.form.calls => self.parser.push(&piece.text),
-            Reply::Piece(piece) => vec![Part::Text(piece.text)],
+            Reply::Piece(piece) => {
+                self.untold += piece.tokens.len();
+                self.tokens.extend(piece.tokens);
+                match self.form.calls {
+                    true => self.parser.push(&piece.text),
+                    false => vec![Part::Text(piece.text)],
+                }
+            }
             Reply::Done(finish, usage) => {
                 self.ended = Some((finish, usage));
                 self.parser.finish()
@@ -396,13 +427,14 @@ impl Narrator for Stream {
         let mut output = Vec::new();
         if let Some(text) = self.text.clone() {
             let item = self.form.message.clone();
-            let done = json!({"item_id": item, "output_index": 0, "content_index": 0, "text": text, "logprobs": []});
+            let logprobs = logprobs(&self.form.shared, &self.tokens);
+            let done = json!({"item_id": item, "output_index": 0, "content_index": 0, "text": text, "logprobs": logprobs});
             events.push(self.event("response.output_text.done", done));
-            let part = json!({"type": "output_text", "text": text, "annotations": []});
+            let part = self.form.part(&text, &self.tokens);
             let done =
                 json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
             events.push(self.event("response.content_part.done", done));
-            let message = self.form.message(&text, "completed");
+            let message = self.form.message(&text, &self.tokens, "completed");
             let done = json!({"output_index": 0, "item": message});
             events.push(self.event("response.output_item.done", done));
             output.push(message);

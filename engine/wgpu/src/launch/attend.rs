@@ -28,6 +28,11 @@ const BUSY: u32 = 1024;
 const QUERIES: u32 = 64;
 /// Workgroups for matrix units that keep a large device busy: two on each of its processors.
 const COOPERATIVE_BUSY: u32 = 192;
+/// Splits of long views where rows of several sequences are taken in; the tokens that make each worth its merge; and rows by splits for which
+/// there is working memory.
+const MIXED_SPLITS: u32 = 16;
+const MIXED_TOKENS: u32 = 4096;
+const MIXED_ROWS: u32 = 8192;
 /// Multiply-adds of one dispatch for matrix units at most.
 const COOPERATIVE_WORK: u64 = 1_000_000_000_000;
 
@@ -85,6 +90,13 @@ fn split(groups: u32, busy: u32, rows: u32, longest: u32) -> Cut {
         tokens,
         splits: longest.div_ceil(tokens).max(1),
     }
+}
+
+/// Splits at least of a view that may be that of few of the rows, which a step of many requests takes in beside others with short views: those
+/// few alone do not keep a large device busy.
+fn mixed_splits(rows: u32, longest: u32) -> u32 {
+    let most = MIXED_SPLITS.min(longest / MIXED_TOKENS);
+    most.min(MIXED_ROWS / rows.max(1)).max(1)
 }
 
 /// # Errors
@@ -207,6 +219,15 @@ fn cooperative(
     let group = heads / kv_heads;
     let tiles = |rows: u32| rows.saturating_mul(group).div_ceil(QUERIES);
     let groups = tiles(rows).saturating_mul(kv_heads);
+    // Rows of several sequences, one each, would take turns in a tile.
+    let lone = match context.force.attend {
+        None if op.views.rows > 1 => attend_row::share(head_dim, context.caps.subgroup),
+        _ => None,
+    };
+    let groups = match lone {
+        Some(_) => groups.min(COOPERATIVE_BUSY / mixed_splits(rows, op.longest)),
+        None => groups,
+    };
     let cut = split(groups, COOPERATIVE_BUSY, rows, op.longest);
     let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
     let out = context.whole(name, "out", op.out)?;
@@ -217,11 +238,6 @@ fn cooperative(
             false => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
         },
         stats: context.scratch(name, 1, places * 8)?,
-    };
-    // Rows of several sequences, one each, would take turns in a tile.
-    let lone = match context.force.attend {
-        None if op.views.rows > 1 => attend_row::share(head_dim, context.caps.subgroup),
-        _ => None,
     };
     let kernel = kernel("attend_coop", &[&format!("head_{head_dim}")])?;
     let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
@@ -323,6 +339,16 @@ mod tests {
         let chunk = select(512, 128, 8, 131_072, None);
         assert_eq!((chunk.rows, chunk.splits), (4, 1));
         assert_eq!(select(1, 64, 8, 1, None).tokens, 64);
+    }
+
+    #[test]
+    fn long_views_are_split_where_they_may_be_few_rows() {
+        assert_eq!(mixed_splits(256, 100_000), 16);
+        assert_eq!(mixed_splits(1024, 100_000), 8);
+        assert_eq!(mixed_splits(4096, 100_000), 2);
+        assert_eq!(mixed_splits(16_384, 100_000), 1);
+        assert_eq!(mixed_splits(1024, 9000), 2);
+        assert_eq!(mixed_splits(16, 100), 1);
     }
 
     #[test]
