@@ -167,7 +167,8 @@ impl RequestsArguments {
             let beside = match self.beside {
                 0 => None,
                 tokens => {
-                    self.beside(&mut desk, tokens)?;
+                    // Warms up.
+                    self.beside(&mut desk, tokens.div_ceil(8))?;
                     Some(self.beside(&mut desk, tokens)?)
                 }
             };

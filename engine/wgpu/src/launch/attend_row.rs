@@ -147,11 +147,13 @@ pub(super) fn splits(
     let windows = context.windows(op.kv);
     let last = windows.len().saturating_sub(1);
     let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
-    // Hardly more rows are lone than there are views.
-    let busy = if lone { rows.min(op.views.rows) } else { rows };
-    let at_once = match WORK_LIMIT / a_row.max(1) {
-        limit if limit >= u64::from(busy) => rows,
-        limit => limit.max(1) as u32,
+    // Hardly more rows are lone than there are views: few enough for one dispatch.
+    let (busy, at_once) = match lone {
+        true => (rows.min(op.views.rows), rows),
+        false => (
+            rows,
+            (WORK_LIMIT / a_row.max(1)).clamp(1, u64::from(rows)) as u32,
+        ),
     };
     let mut dispatches = Vec::new();
     for (index, window) in windows.into_iter().enumerate() {
