@@ -5,6 +5,7 @@
 
 mod activate;
 mod attend;
+mod attend_stored;
 mod embed;
 mod gate_up_silu;
 mod linear;
@@ -280,7 +281,7 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
     // These read nothing that is cut.
     let whole = matches!(
         op,
-        "select" | "reside" | "refer" | "activate" | "pack" | "unpack" | "sample"
+        "attend_stored" | "select" | "reside" | "refer" | "activate" | "pack" | "unpack" | "sample"
     );
     let least = if whole { 0 } else { 3 };
     ensure!(trials.len() >= least, "{op} has too few cases that are cut");
@@ -288,11 +289,12 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 17] {
+fn suites() -> [(&'static str, Vec<Case>); 18] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
         ("attend", attend::cases()),
+        ("attend_stored", attend_stored::cases()),
         ("observe", observe::cases()),
         ("select", select::cases()),
         ("reside", reside::cases()),
@@ -319,6 +321,10 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (subject_name, subject) in subjects() {
         for (op, cases) in suites() {
+            let subject = match op {
+                "attend_stored" => subject.clone().and_then(attend_stored::served),
+                _ => subject.clone(),
+            };
             for case in cases {
                 let name = format!("{op}: {} on {subject_name}", case.name);
                 trials.push(trial::with(name, subject.clone(), move |subject| {

@@ -297,6 +297,11 @@ impl Engine {
             inner: layered.inner(most),
             scratch: layered.scratch(),
             resident: None,
+            reads_stored: self
+                .backend
+                .caps()
+                .stored_heads
+                .contains(&self.model.config().shape.head_dim),
         })
     }
 
