@@ -332,6 +332,11 @@ fn main() -> ExitCode {
                 }));
             }
         }
+        let name = format!("attend_stored: what restoring gives on {subject_name}");
+        let stored = subject.clone().and_then(attend_stored::served);
+        trials.push(trial::with(name, stored, |subject| {
+            attend_stored::restored_gives_the_same(&subject)
+        }));
         let name = format!("select: everything selected is dense on {subject_name}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             select::everything_selected_is_dense(&subject)
@@ -349,6 +354,10 @@ fn main() -> ExitCode {
             attend::permuted_pages_are_bit_equal(&subject)
         }));
     }
+    let name = "attend_stored: what restoring gives on cpu";
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
+        attend_stored::restored_gives_the_same(&subject)
+    }));
     let name = "select: everything selected is dense on cpu";
     trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
         select::everything_selected_is_dense(&subject)
