@@ -5,6 +5,7 @@
 
 mod activate;
 mod attend;
+mod attend_stored;
 mod embed;
 mod gate_up_silu;
 mod linear;
@@ -282,7 +283,7 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
     // These read nothing that is cut.
     let whole = matches!(
         op,
-        "select" | "reside" | "refer" | "activate" | "pack" | "unpack" | "sample"
+        "attend_stored" | "select" | "reside" | "refer" | "activate" | "pack" | "unpack" | "sample"
     );
     let least = if whole { 0 } else { 3 };
     ensure!(trials.len() >= least, "{op} has too few cases that are cut");
@@ -290,11 +291,12 @@ fn slab_trials(op: &'static str, cases: Vec<Case>) -> Result<Vec<Trial>> {
 }
 
 /// All cases of all ops.
-fn suites() -> [(&'static str, Vec<Case>); 17] {
+fn suites() -> [(&'static str, Vec<Case>); 18] {
     [
         ("embed", embed::cases()),
         ("qkv_rope_append", qkv_rope_append::cases()),
         ("attend", attend::cases()),
+        ("attend_stored", attend_stored::cases()),
         ("observe", observe::cases()),
         ("select", select::cases()),
         ("reside", reside::cases()),
@@ -321,6 +323,10 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (subject_name, subject) in subjects() {
         for (op, cases) in suites() {
+            let subject = match op {
+                "attend_stored" => subject.clone().and_then(attend_stored::served),
+                _ => subject.clone(),
+            };
             for case in cases {
                 let name = format!("{op}: {} on {subject_name}", case.name);
                 trials.push(trial::with(name, subject.clone(), move |subject| {
@@ -328,6 +334,11 @@ fn main() -> ExitCode {
                 }));
             }
         }
+        let name = format!("attend_stored: what restoring gives on {subject_name}");
+        let stored = subject.clone().and_then(attend_stored::served);
+        trials.push(trial::with(name, stored, |subject| {
+            attend_stored::restored_gives_the_same(&subject)
+        }));
         let name = format!("select: everything selected is dense on {subject_name}");
         trials.push(trial::with(name, subject.clone(), |subject| {
             select::everything_selected_is_dense(&subject)
@@ -345,6 +356,10 @@ fn main() -> ExitCode {
             attend::permuted_pages_are_bit_equal(&subject)
         }));
     }
+    let name = "attend_stored: what restoring gives on cpu";
+    trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
+        attend_stored::restored_gives_the_same(&subject)
+    }));
     let name = "select: everything selected is dense on cpu";
     trials.push(trial::with(name, Ok(adapter::cpu()), |subject| {
         select::everything_selected_is_dense(&subject)

@@ -284,6 +284,23 @@ impl Layout {
         rig.words(DType::U32, self.blocks, shape.words(), &records)
     }
 
+    /// Records of scales up to `size` and any codes, of a shape that has nothing else; those that nobody uses hold poison.
+    pub fn coded(&self, rig: &mut Rig, shape: &LatentShape, size: f32) -> Result<Tensor> {
+        let words = shape.words() as usize;
+        let mut records = vec![POISON; self.blocks as usize * words];
+        let blocks = |store: &StoreDesc| store.blocks..store.blocks + store.compressed / BLOCK;
+        for entry in self.stores.iter().flat_map(blocks) {
+            let number = self.entries[entry as usize].index() as usize;
+            let record = &mut records[number * words..][..words];
+            let (scales, codes) = record.split_at_mut(shape.codes_at() as usize);
+            let halves = 2 * scales.len() as u32;
+            let scale = |_| f16::from_f32(size * rig.value(Values::Flat).abs());
+            put_halves(scales, 0, (0..halves).map(scale));
+            codes.iter_mut().for_each(|word| *word = rig.bits() as u32);
+        }
+        rig.words(DType::U32, self.blocks, shape.words(), &records)
+    }
+
     /// What has to be restored, each to a slot of its own among `slots`: `rows` tokens of any stores.
     pub fn misses(&self, rig: &mut Rig, slots: u32, rows: u32) -> Result<Tensor> {
         let order = rig.permutation(slots);

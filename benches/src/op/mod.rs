@@ -2,6 +2,7 @@
 
 mod activate;
 mod attend;
+mod attend_stored;
 mod embed;
 mod gate_up_silu;
 mod linear;
@@ -86,6 +87,7 @@ pub fn suites(shapes: &Shapes) -> Vec<(&'static str, Vec<Case>)> {
         (ops::Embed::NAME, embed::cases(shapes)),
         (ops::QkvRopeAppend::NAME, qkv_rope_append::cases(shapes)),
         (ops::Attend::NAME, attend::cases(shapes)),
+        (ops::AttendStored::NAME, attend_stored::cases(shapes)),
         (ops::Observe::NAME, observe::cases(shapes)),
         (ops::Select::NAME, select::cases(shapes)),
         (ops::Reside::NAME, reside::cases(shapes)),
@@ -112,6 +114,7 @@ pub fn work(op: &Op, tables: &Tables<'_>) -> Result<Work> {
         Op::Embed(op) => embed::work(op, tables),
         Op::QkvRopeAppend(op) => qkv_rope_append::work(op, tables),
         Op::Attend(op) => attend::work(op, tables),
+        Op::AttendStored(op) => attend_stored::work(op, tables),
         Op::Observe(op) => observe::work(op, tables),
         Op::Select(op) => select::work(op, tables),
         Op::Reside(op) => reside::work(op, tables),

@@ -77,6 +77,12 @@ impl Shapes {
         (self.depth / BLOCK).saturating_sub(self.new_blocks())
     }
 
+    /// Blocks of a sequence that is compressed as far as it is in decode steps.
+    pub(super) fn stored_blocks(&self) -> u32 {
+        let raw = self.sinks() + Budget::default().recent;
+        self.depth.saturating_sub(raw) / BLOCK
+    }
+
     /// Blocks that are made.
     pub(super) fn new_blocks(&self) -> u32 {
         (self.depth / BLOCK).clamp(1, NEW_BLOCKS)
@@ -100,7 +106,7 @@ impl Shapes {
             listed: false,
             length: self.depth,
             sinks,
-            blocks: (self.depth - sinks).saturating_sub(budget.recent) / BLOCK,
+            blocks: self.stored_blocks(),
         };
         let chosen = Restored {
             rows: budget.tokens(),

@@ -70,6 +70,8 @@ pub struct Caps {
     pub cooperative_matrix: Vec<CooperativeMatrix>,
     /// Whether products of many rows round what they multiply to f16, as matrix units demand: see [`crate::Op::tolerance`].
     pub half_products: bool,
+    /// Elements of the heads whose stored tokens attention reads as they are, by [`crate::op::AttendStored`]; none where they have to be restored.
+    pub stored_heads: &'static [u32],
     /// Whether time stamps can be taken on the device.
     pub timestamps: bool,
 }

@@ -20,6 +20,7 @@ pub(crate) fn caps(threads: usize) -> Caps {
         workgroups_per_axis: u32::MAX,
         cooperative_matrix: Vec::new(),
         half_products: false,
+        stored_heads: &[32, 64, 128, 256, 512],
         timestamps: false,
     }
 }

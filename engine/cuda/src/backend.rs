@@ -221,6 +221,7 @@ impl Backend for CudaBackend {
             let context = Context {
                 capability: self.gpu.capability,
                 processors: self.gpu.processors,
+                shared_memory: self.caps.workgroup_memory,
                 products: state.multiplier.is_some(),
                 force: self.force,
             };

@@ -7,6 +7,7 @@ use longwave_contract::{BackendError, Caps, CooperativeMatrix, DeviceKind};
 use crate::BACKEND;
 use crate::compiler::Compiler;
 use crate::driver::{self, Facts, Gpu};
+use crate::launch::stored_heads;
 
 /// The least compute capability, times ten: kernels copy to shared memory in the background and multiply f16 matrices in sizes that came with it.
 const LEAST: u32 = 80;
@@ -167,6 +168,7 @@ pub(crate) fn open(wanted: Option<&str>) -> Result<(Arc<Gpu>, Caps), BackendErro
             f32_accumulator: true,
         }],
         half_products: true,
+        stored_heads: stored_heads(info.shared_memory),
         timestamps: true,
     };
     Ok((Arc::new(gpu), caps))

@@ -255,6 +255,7 @@ fn caps(
             false => Vec::new(),
         },
         half_products: false,
+        stored_heads: &[],
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     }
 }

@@ -12,7 +12,8 @@
 //!   prefill chunks, decode rows and drafted tokens share a step.
 //!
 //! - A **block** ([`LatentShape`]) holds the compressed tokens of a stretch of a sequence; a **store** ([`StoreDesc`]) says which of a
-//!   sequence's tokens lie in blocks and which are raw. Attention reads neither: what it needs is *restored* into scratch rows.
+//!   sequence's tokens lie in blocks and which are raw. `attend` reads neither: what it needs is *restored* into scratch rows. `attend_stored` reads
+//!   blocks of rotated codes as they are.
 //!
 //! What changes from step to step lies in device buffers with these layouts; a recording never does. All of them are `u32` words, the
 //! same in Rust, WGSL (`shaders/part/layout.wgsl`) and CUDA (`cuda-kernels/part/layout.cuh`); a test compares the offsets.

@@ -9,6 +9,7 @@
 
 mod activate;
 mod attend;
+mod attend_stored;
 mod choose;
 mod embed;
 mod gate_up_silu;
@@ -28,6 +29,7 @@ mod unpack;
 
 pub use activate::{Activate, Activation};
 pub use attend::Attend;
+pub use attend_stored::AttendStored;
 pub use choose::choose_token;
 pub use embed::Embed;
 pub use gate_up_silu::GateUpSilu;
@@ -165,6 +167,7 @@ ops!(
     Embed,
     QkvRopeAppend,
     Attend,
+    AttendStored,
     Observe,
     Select,
     Reside,
@@ -195,7 +198,7 @@ impl Op {
                 | Op::QkvRopeAppend(_)
                 | Op::Restore(_) => HALF,
                 // The product of two such sums; scores and weights of attention.
-                Op::GateUpSilu(_) | Op::Attend(_) => 2.0 * HALF,
+                Op::GateUpSilu(_) | Op::Attend(_) | Op::AttendStored(_) => 2.0 * HALF,
                 _ => 0.0,
             };
         }

@@ -2,6 +2,7 @@
 
 mod activate;
 mod attend;
+mod attend_stored;
 mod embed;
 mod gate_up_silu;
 mod linear;
@@ -35,7 +36,7 @@ pub(crate) fn select(op: &Op) -> Kernel {
         Op::Embed(_) => Kernel::Gather,
         Op::QkvRopeAppend(op) => matmul::select(op.x),
         Op::Attend(op) => attend::select(op),
-        Op::Observe(_) => Kernel::Stream,
+        Op::Observe(_) | Op::AttendStored(_) => Kernel::Stream,
         Op::Select(_) | Op::Reside(_) | Op::Sample(_) => Kernel::Rank,
         Op::Refer(_) => Kernel::Gemm,
         Op::Linear(op) => matmul::select(op.out),
@@ -53,6 +54,7 @@ pub(crate) fn run(op: &Op, kernel: Kernel, memory: &mut Memory) -> Result<(), Ba
         Op::Embed(op) => embed::run(op, memory),
         Op::QkvRopeAppend(op) => qkv_rope_append::run(op, kernel, memory),
         Op::Attend(op) => attend::run(op, kernel, memory),
+        Op::AttendStored(op) => attend_stored::run(op, memory),
         Op::Observe(op) => observe::run(op, memory),
         Op::Select(op) => select::run(op, memory),
         Op::Reside(op) => reside::run(op, memory),

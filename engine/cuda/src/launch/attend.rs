@@ -16,7 +16,7 @@ const DIM_LIMIT: u32 = 512;
 /// Rows of one view from which on they are taken together.
 const SHARED_ROWS: u32 = 3;
 /// Groups of blocks that may share views: as many as `arrivals` in `part/attend.cuh` counts.
-const PLACES: u64 = 4096;
+pub(super) const PLACES: u64 = 4096;
 
 /// Which kernels serve a recording's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -156,6 +156,7 @@ mod tests {
         Context {
             capability,
             processors: 132,
+            shared_memory: 227 << 10,
             products: true,
             force: Force::default(),
         }

@@ -465,6 +465,7 @@ mod tests {
         let context = Context {
             capability: 90,
             processors: 132,
+            shared_memory: 227 << 10,
             products: false,
             force: Force::default(),
         };

@@ -8,6 +8,7 @@
 mod activate;
 mod attend;
 mod attend_split;
+mod attend_stored;
 mod attend_tile;
 mod attend_warpgroup;
 mod embed;
@@ -37,6 +38,8 @@ use longwave_cuda_kernels::{Kernel, Kind};
 use crate::BACKEND;
 use crate::fault::internal;
 use crate::product::ProductShape;
+
+pub(crate) use attend_stored::heads as stored_heads;
 
 /// One launch.
 #[derive(Clone, Debug)]
@@ -163,6 +166,8 @@ pub(crate) struct Context {
     pub capability: u32,
     /// Its multiprocessors.
     pub processors: u32,
+    /// Bytes of shared memory that a block may have.
+    pub shared_memory: u32,
     /// Whether cuBLASLt is there.
     pub products: bool,
     /// What tests ask for.
@@ -193,6 +198,7 @@ pub(crate) fn launch_all(ops: &[Op], context: &Context) -> Result<Vec<Vec<Launch
 fn launch(op: &Op, context: &Context) -> Result<Vec<Launch>, BackendError> {
     let kernels = match op {
         Op::Attend(op) => attend::launch(op, context),
+        Op::AttendStored(op) => attend_stored::launch(op, context),
         Op::Embed(op) => embed::launch(op, context),
         Op::Refer(op) => refer::launch(op, context),
         Op::Pack(op) => pack::launch(op, context),

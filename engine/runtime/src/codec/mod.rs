@@ -199,6 +199,12 @@ pub trait Codec: Send + Sync + std::fmt::Debug {
         Inner::default()
     }
 
+    /// Whether the decoder is the rotation of each head that [`longwave_contract::op::AttendStored`] knows, so that attention can read blocks as they
+    /// are.
+    fn is_rotated(&self) -> bool {
+        false
+    }
+
     /// Records the ops that compress blocks; `parameter` gives the tensors of [`Codec::parameters`].
     ///
     /// # Errors
@@ -288,6 +294,10 @@ impl Placed {
         self.codec.inner()
     }
 
+    pub fn is_rotated(&self) -> bool {
+        self.codec.is_rotated()
+    }
+
     fn parameter(&self, name: &str) -> Result<Tensor, CheckError> {
         let found = self.tensors.iter().find(|(known, _)| *known == name);
         found.map(|(_, tensor)| *tensor).ok_or_else(|| CheckError {
@@ -296,6 +306,11 @@ impl Placed {
             expected: format!("a parameter {name}"),
             found: "none".into(),
         })
+    }
+
+    /// The layer's mean.
+    pub fn mean(&self) -> Result<Tensor, CheckError> {
+        self.parameter("mean")
     }
 
     pub fn encode(

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use longwave_contract::kv::{RowShape, ScaleRule};
+use longwave_contract::op::AttendStored;
 
 use super::Codec;
 use super::transform::{Component, Transform};
 
 /// Latents that share a scale.
-const GROUP: u32 = 32;
+const GROUP: u32 = AttendStored::GROUP;
 
 /// The codecs of layers with these means, `bits` a value and an f16 scale for every 32: 28.1 % of f16 rows at 4 bits, 53.1 % at 8.
 ///
@@ -29,7 +30,7 @@ pub fn rotated(shape: RowShape, means: &[Vec<f32>], bits: u32) -> Vec<Arc<dyn Co
     let components = vec![component; cols as usize];
     let metric = vec![1.0; cols as usize];
     let codec = |mean: &Vec<f32>| {
-        Transform::new(
+        let transform = Transform::new(
             if bits == 8 { "q8" } else { "q4" },
             mean,
             &metric,
@@ -40,7 +41,13 @@ pub fn rotated(shape: RowShape, means: &[Vec<f32>], bits: u32) -> Vec<Arc<dyn Co
             None,
             true,
             0,
-        )
+        );
+        // Heads that are no power of two of elements are rotated in parts.
+        let rotated = size == shape.head_dim && size >= GROUP;
+        Transform {
+            rotated,
+            ..transform
+        }
         .shared()
     };
     means.iter().map(codec).collect()

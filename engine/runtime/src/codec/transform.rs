@@ -27,6 +27,8 @@ pub struct Transform {
     pub(crate) name: &'static str,
     pub(crate) shape: LatentShape,
     pub(crate) parameters: Vec<Parameter>,
+    /// Whether the maps rotate whole heads: see [`Codec::is_rotated`].
+    pub(crate) rotated: bool,
 }
 
 impl Transform {
@@ -89,6 +91,7 @@ impl Transform {
                 escapes,
             },
             parameters,
+            rotated: false,
         }
     }
 
@@ -241,6 +244,10 @@ impl Codec for Transform {
             with.residual
         };
         self.pack(recording, with, parameter, z)
+    }
+
+    fn is_rotated(&self) -> bool {
+        self.rotated
     }
 
     fn decoder(&self, parameter: ParameterOf<'_>) -> Result<Option<Decoder>, CheckError> {

@@ -151,7 +151,8 @@ impl Sizes {
         Sizes {
             scratch: match alone {
                 true => context,
-                false => restored.next_multiple_of(PAGE).min(context) * options.sequences,
+                // A page at least: no buffer is empty.
+                false => restored.clamp(1, context).next_multiple_of(PAGE) * options.sequences,
             },
             prompt: if alone { 0 } else { context },
             staged,

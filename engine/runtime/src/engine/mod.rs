@@ -219,7 +219,9 @@ impl Engine {
                 config,
                 &codecs,
                 (sinks, tail),
-                restored_rows(&*policy, config.layers, options.context),
+                restored_rows(&*policy, &codecs, options.context, |codec| {
+                    reads_stored(&*backend, config) && codec.is_rotated()
+                }),
             )?),
             false => None,
         };
@@ -508,13 +510,29 @@ impl Engine {
     }
 }
 
-/// Rows that a decode step restores for a sequence at most, where all layers share them.
-fn restored_rows(policy: &dyn Policy, layers: u32, context: u32) -> u32 {
-    let reads_all =
-        |layer: u32| policy.codec(layer).is_some() && policy.role(layer) != Role::Follow;
+/// Whether attention on a backend reads a model's heads of rotated codes as they are stored.
+fn reads_stored(backend: &dyn Backend, config: &ModelConfig) -> bool {
+    let heads = backend.caps().stored_heads;
+    heads.contains(&config.shape.head_dim)
+}
+
+/// Rows that a decode step restores for a sequence at most, where all layers share them. `stored` says of a codec whether attention reads its blocks as
+/// they are, where no choice is made of them.
+fn restored_rows(
+    policy: &dyn Policy,
+    codecs: &[Option<Placed>],
+    context: u32,
+    stored: impl Fn(&Placed) -> bool,
+) -> u32 {
+    let reads_all = |(layer, codec): (u32, &Option<Placed>)| match (policy.role(layer), codec) {
+        (_, None) | (Role::Follow, _) => false,
+        (Role::Dense, Some(codec)) => !stored(codec),
+        (Role::Observe, Some(_)) => true,
+    };
     match policy.budget() {
-        Some(budget) if !(0..layers).any(reads_all) => budget.restored_rows(context),
-        _ => context,
+        _ if (0..).zip(codecs).any(reads_all) => context,
+        Some(budget) => budget.restored_rows(context),
+        None => 0,
     }
 }
 

@@ -6,7 +6,7 @@ use longwave_contract::op::{NO_CHOICE, Tokens};
 
 use super::plans::{Bucket, Key, Samples};
 use super::tables::Region;
-use super::{Engine, Feed, Given, Outcome, Wants};
+use super::{Engine, Feed, Given, Outcome, Wants, reads_stored};
 use crate::error::Error;
 use crate::kv::Sequence;
 use crate::model::{
@@ -297,6 +297,7 @@ impl Engine {
             inner: layered.inner(most),
             scratch: layered.scratch(),
             resident: None,
+            reads_stored: reads_stored(&*self.backend, self.model.config()),
         })
     }
 

@@ -2,8 +2,8 @@
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::{
-    Attend, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside, Restore,
-    Rope, Sample, Select, Selected, Tokens,
+    Attend, AttendStored, Embed, GateUpSilu, LinearAdd, NormLinear, Observe, QkvRopeAppend, Reside,
+    Restore, Rope, Sample, Select, Selected, Tokens,
 };
 use longwave_contract::{CheckError, Recording, Tensor};
 
@@ -136,6 +136,8 @@ pub(crate) struct RestoreStep {
     pub scratch: Tensor,
     /// What `chosen` needs where restored rows stay.
     pub resident: Option<ResidentStep>,
+    /// Whether attention reads heads of rotated codes as they are stored.
+    pub reads_stored: bool,
 }
 
 /// The tensors by which chosen tokens stay restored; see [`Reside`].
@@ -267,6 +269,15 @@ impl Model {
                         _ => &restore.all,
                     };
                     let (scratch, cache) = (restore.rows_of(index, what), (raw, latents, codec));
+                    // What observers rank has to be restored.
+                    let observes = role == Role::Observe && step.choice.is_some();
+                    let whole = what.tokens == Tokens::All && !observes;
+                    if whole && restore.reads_stored && codec.is_rotated() {
+                        let stored = self.attend_stored(index, &tail, restore, cache)?;
+                        recording.push(stored)?;
+                        self.record_feed_forward(&mut recording, index, step)?;
+                        continue;
+                    }
                     self.record_restore(&mut recording, index, restore, what, scratch, cache)?;
                     let attend = Attend {
                         views: what.views,
@@ -428,6 +439,35 @@ impl Model {
             longest: step.longest,
             out: step.attended,
         }
+    }
+
+    /// Attention over all tokens of a layer as they are stored, in rotated codes.
+    fn attend_stored(
+        &self,
+        layer: usize,
+        step: &StepTensors,
+        restore: &RestoreStep,
+        (raw, latents, codec): (Tensor, Tensor, &Placed),
+    ) -> Result<AttendStored, CheckError> {
+        let dense = self.attend(step, raw);
+        Ok(AttendStored {
+            q: dense.q,
+            rows: dense.rows,
+            count: dense.count,
+            stores: restore.stores,
+            entries: restore.entries,
+            raw,
+            mean: codec.mean()?,
+            latent: codec.shape(),
+            latents,
+            k_norm: self.weights.layers[layer].k_norm,
+            epsilon: self.config().epsilon,
+            rope: self.weights.rope,
+            shape: dense.shape,
+            scale: dense.scale,
+            longest: restore.all.longest,
+            out: dense.out,
+        })
     }
 
     /// Records what follows attention in a layer.

@@ -13,7 +13,7 @@ use crate::kv::Sequence;
 /// Residual compression of the cache with dynamic sparse attention (DeltaKV, arXiv 2602.08005, sections 6 to 9 of our notes on it).
 ///
 /// In layers with a codec a sequence has sinks, which stay raw, then blocks of [`BLOCK`] compressed tokens, then a raw tail of `recent` to
-/// `recent + BLOCK - 1` tokens (fewer before the first block, and where a sequence was cut within one). Full layers restore and read all of it; the layers that follow an observer restore what it chose. Without a
+/// `recent + BLOCK - 1` tokens (fewer before the first block, and where a sequence was cut within one). Full layers restore and read all of it, or read it as it is stored where that can be; the layers that follow an observer restore what it chose. Without a
 /// selection every layer reads everything, which is what the quantisers `q8` and `q4` are.
 #[derive(Clone, Debug)]
 pub struct DeltaKv {

@@ -10,6 +10,7 @@ mod activate;
 mod attend;
 mod attend_head;
 mod attend_row;
+mod attend_stored;
 mod embed;
 mod gate_up_silu;
 mod latent;
@@ -129,6 +130,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Embed(op) => embed::launch(op, context),
         Op::QkvRopeAppend(op) => qkv_rope_append::launch(op, context),
         Op::Attend(op) => attend::launch(op, context),
+        Op::AttendStored(op) => attend_stored::launch(op),
         Op::Observe(op) => observe::launch(op, context),
         Op::Select(op) => select::launch(op, context),
         Op::Reside(op) => reside::launch(op, context),

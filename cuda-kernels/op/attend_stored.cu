@@ -1,0 +1,585 @@
+// What: attention of rows one by one over tokens as they are stored: rotated codes in blocks, and raw rows before the rotary embedding.
+// Contract: engine/contract/src/op/attend_stored.rs
+// Grid: x = row * key head * block of QUERIES query heads, for each split of the tokens in blocks and then for the raw tokens; splits beyond what the row
+// sees leave at once. Of a split, each warp takes units of tokens that lie in one block, 16 at a time. The last split to end makes one result of all.
+// Shared: copies of codes and scales that are under way, which later hold what is merged; the angles of a unit's tokens.
+// Numerics: codes are multiplied by the rotation as integers within a group, exactly, and across groups in f32; keys and values are rounded to f16
+// before they meet queries and weights, which enter products in two f16 parts. Sums in f32.
+//:threads 256
+//:variant DIM = 64 | 128
+//:variant BITS = 4 | 8
+//:variant QUERIES = 4 | 8
+//:variant NORMED = false | true
+#include "part/attend.cuh"
+#include "part/launch.cuh"
+#include "part/reduce.cuh"
+#include "part/stage.cuh"
+#include "part/stored.cuh"
+#include "part/tensor_core.cuh"
+
+constexpr u32 WARPS = THREADS / WARP;
+// Tokens of a warp's step.
+constexpr u32 TOKENS = 16;
+// Elements that share a scale, groups of a head, and those of the first elements of its rotary pairs.
+constexpr u32 GROUP = 32;
+constexpr u32 GROUPS = DIM / GROUP;
+constexpr u32 HALF = DIM / 2;
+constexpr u32 LOW = GROUPS / 2;
+// Products of eight columns that make a group.
+constexpr u32 PARTS = GROUP / 8;
+// Elements that a product of 16 rows or 16 columns takes.
+constexpr u32 TILES = DIM / 16;
+// Products have eight columns: of four queries each one's larger and smaller part.
+constexpr u32 SETS = QUERIES / 4;
+// Bytes of a token's codes, their chunks of 16, bytes of its scales, and those of a step.
+constexpr u32 ROW = DIM * BITS / 8;
+constexpr u32 CHUNKS = ROW / 16;
+constexpr u32 SCALE_BYTES = 2 * GROUPS;
+constexpr u32 SCALES_AT = 2 * TOKENS * ROW;
+constexpr u32 STAGE = SCALES_AT + 2 * TOKENS * SCALE_BYTES;
+// Steps of a warp that are under way: launch/attend_stored.rs reserves their memory.
+constexpr u32 STAGES = 4;
+// Floats from one query to the next in shared memory: 8 more than there are, so that they lie in different banks.
+constexpr u32 PITCH = DIM + 8;
+// The root of DIM over 8, of which keys are a multiple here: 8 does not round scales.
+constexpr float KEY_SIZE = DIM == 64 ? 1.0f : 1.4142135623730951f;
+constexpr float VALUE_SIZE = DIM == 64 ? 0.125f : 0.08838834764831845f;
+
+static_assert(WARPS * QUERIES * PITCH * 4 <= WARPS * STAGES * STAGE, "what is merged fits where copies were");
+
+// Where the chunks of a row of codes lie, so that a warp's loads of keys, or of values, are from different banks.
+__device__ inline u32 key_chunk(u32 row, u32 chunk) { return chunk ^ ((CHUNKS == 8 ? 2 * row : row / 2) % CHUNKS); }
+__device__ inline u32 value_chunk(u32 row, u32 chunk) { return chunk ^ ((CHUNKS == 8 ? row / 2 * 2 : row / 2) % CHUNKS); }
+
+// A warp's copies into its ring, of steps of units in turn.
+struct Stream {
+    const unsigned char* latents;
+    const u32* blocks;
+    u64 record_bytes;
+    // Where a head's codes and scales lie in a record, and from one token to the next, and from keys to values.
+    u32 codes, code_pitch, code_values, scales, scale_pitch, scale_values;
+    // Steps of a unit, and as a power of two how many units a block has; units to do.
+    u32 steps, unit_bits, end;
+    u32 ring;
+    u32 unit, step;
+    const unsigned char* record;
+    u32 later;
+
+    __device__ u32 block_of(u32 of) const { return entry_index(blocks[min(of, end - 1) >> unit_bits]); }
+
+    __device__ void begin(u32 first) {
+        unit = first;
+        step = 0;
+        if (unit >= end) return;
+        record = latents + block_of(unit) * record_bytes;
+        later = block_of(unit + WARPS);
+    }
+
+    // Starts the copies of a step, where one is left.
+    __device__ void start(u32 stage) {
+        if (unit < end) {
+            u32 lane = threadIdx.x % WARP;
+            u32 first = ((unit & ((1u << unit_bits) - 1)) * steps + step) * TOKENS;
+            u32 to = ring + stage * STAGE;
+            const unsigned char* from = record + codes + first * code_pitch;
+#pragma unroll
+            for (u32 i = 0; i < TOKENS * CHUNKS / WARP; i++) {
+                u32 row = (i * WARP + lane) / CHUNKS, chunk = lane % CHUNKS;
+                const unsigned char* own = from + row * code_pitch + 16 * chunk;
+                copy_16(to + row * ROW + 16 * key_chunk(row, chunk), own, true);
+                copy_16(to + TOKENS * ROW + row * ROW + 16 * value_chunk(row, chunk), own + code_values, true);
+            }
+            u32 token = lane % TOKENS, part = lane / TOKENS;
+            copy_few<SCALE_BYTES>(to + SCALES_AT + lane * SCALE_BYTES, record + scales + (first + token) * scale_pitch + part * scale_values);
+            if (++step == steps) {
+                step = 0;
+                unit += WARPS;
+                record = latents + later * record_bytes;
+                later = block_of(unit + WARPS);
+            }
+        }
+        copies_commit();
+    }
+};
+
+// What a warp has made of the tokens that it saw, for queries of each set: lane % 4 is the query.
+struct Sums {
+    // Of elements DIM / 8 * (lane / 4) + 2 * tile and the next, for both parts of the weights.
+    float sum[SETS][TILES][4];
+    float reference[SETS];
+    float weight[SETS];
+
+    __device__ void clear() {
+#pragma unroll
+        for (u32 set = 0; set < SETS; set++) {
+            reference[set] = UNSEEN;
+            weight[set] = 0.0f;
+#pragma unroll
+            for (u32 i = 0; i < 4 * TILES; i++) sum[set][i / 4][i % 4] = 0.0f;
+        }
+    }
+
+    // Weights of tokens lane / 4 and the eighth after it, as factors of products whose rows are tokens. Scores of absent tokens are LEAST.
+    __device__ void weigh(const float (&score)[2][SETS], u32 (&weights)[SETS][2]) {
+        float largest[SETS];
+        bool grows = false;
+#pragma unroll
+        for (u32 set = 0; set < SETS; set++) {
+            largest[set] = fmaxf(score[0][set], score[1][set]);
+            grows |= largest[set] > reference[set] + SLACK;
+        }
+        if (__any_sync(ALL, grows)) {
+#pragma unroll
+            for (u32 set = 0; set < SETS; set++) {
+#pragma unroll
+                for (u32 step = 4; step < WARP; step *= 2) largest[set] = fmaxf(largest[set], __shfl_xor_sync(ALL, largest[set], step));
+                float fresh = largest[set] > reference[set] + SLACK ? largest[set] : reference[set];
+                float keep = power_of_two(reference[set] - fresh);
+                reference[set] = fresh;
+                weight[set] *= keep;
+#pragma unroll
+                for (u32 i = 0; i < 4 * TILES; i++) sum[set][i / 4][i % 4] *= keep;
+            }
+        }
+#pragma unroll
+        for (u32 set = 0; set < SETS; set++) {
+#pragma unroll
+            for (u32 t = 0; t < 2; t++) {
+                float value = power_of_two(score[t][set] - reference[set]);
+                weight[set] += value;
+                weights[set][t] = transpose_8x8(half_pair(value, minor_part(value)));
+            }
+        }
+    }
+
+    // Adds values of a tile: pairs of tokens of its first row's element, and of its second's, as `multiply_16x8x16` takes them.
+    __device__ void add(u32 tile, const u32 (&values)[4], const u32 (&weights)[SETS][2]) {
+#pragma unroll
+        for (u32 set = 0; set < SETS; set++) multiply_16x8x16(sum[set][tile], values, weights[set][0], weights[set][1]);
+    }
+};
+
+// What a block knows of its queries, keys' means and norms, in shared memory.
+struct alignas(16) Known {
+    float query[QUERIES][PITCH];
+    float key_mean[DIM];
+    float value_mean[DIM];
+    float norm[DIM];
+};
+
+// Queries as the second factor, turned back by the angles of a position.
+struct Query {
+    u32 factor[SETS][TILES][2];
+
+    __device__ void turn(const Known& known, const float* rope, u32 position, u32 table_rows) {
+        u32 line = threadIdx.x % WARP / 4, pair = threadIdx.x % 4;
+        const float* low = rope + position % ROPE_LOW * DIM;
+        const float* high = rope + min(ROPE_LOW + position / ROPE_LOW, table_rows - 1) * DIM;
+#pragma unroll
+        for (u32 tile = 0; tile < TILES; tile++) {
+            u32 j = tile % LOW * GROUP + tile / LOW * 8 + 2 * pair;
+            float2 angle[2];
+            table_angles(low, high, j, angle);
+#pragma unroll
+            for (u32 set = 0; set < SETS; set++) {
+                const float* own = known.query[4 * set + line / 2];
+                float2 a = *reinterpret_cast<const float2*>(own + j), b = *reinterpret_cast<const float2*>(own + j + HALF);
+                float turned[4] = {a.x * angle[0].x + b.x * angle[0].y, a.y * angle[1].x + b.y * angle[1].y,
+                                   b.x * angle[0].x - a.x * angle[0].y, b.y * angle[1].x - a.y * angle[1].y};
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    if (line % 2 == 1) turned[i] = minor_part(turned[i]);
+                }
+                factor[set][tile][0] = f16_pair(turned[0], turned[1]);
+                factor[set][tile][1] = f16_pair(turned[2], turned[3]);
+            }
+        }
+    }
+
+    // Cosines and sines of elements j and j + 1 at the position of two rows of the table.
+    static __device__ void table_angles(const float* low, const float* high, u32 j, float2 (&angle)[2]) {
+        float2 low_cos = *reinterpret_cast<const float2*>(low + j), low_sin = *reinterpret_cast<const float2*>(low + HALF + j);
+        float2 high_cos = *reinterpret_cast<const float2*>(high + j), high_sin = *reinterpret_cast<const float2*>(high + HALF + j);
+        angle[0] = make_float2(low_cos.x * high_cos.x - low_sin.x * high_sin.x, low_sin.x * high_cos.x + low_cos.x * high_sin.x);
+        angle[1] = make_float2(low_cos.y * high_cos.y - low_sin.y * high_sin.y, low_sin.y * high_cos.y + low_cos.y * high_sin.y);
+    }
+};
+
+// Scores of 16 tokens, of which a lane has lane / 4 and the eighth after it. `keys` gives part `n` of their keys, KEY_SIZE times as large: of each
+// group elements 8 * n + 2 * (lane % 4) and the next, of both tokens. `angle` gives cosines and sines of two elements of a group and a token.
+template <typename Keys, typename Angle>
+__device__ inline void score_tokens(const Known& known, const Query& query, float epsilon, Keys keys, Angle angle, float (&score)[2][SETS]) {
+    u32 pair = threadIdx.x % 4;
+    float product[SETS][4] = {};
+    float squares[2] = {};
+#pragma unroll
+    for (u32 n = 0; n < PARTS; n++) {
+        float y[GROUPS][4];
+        keys(n, y);
+        if (NORMED) {
+#pragma unroll
+            for (u32 g = 0; g < GROUPS; g++) {
+                float2 norm = *reinterpret_cast<const float2*>(known.norm + GROUP * g + 8 * n + 2 * pair);
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    squares[i / 2] += y[g][i] * y[g][i];
+                    y[g][i] *= i % 2 ? norm.y : norm.x;
+                }
+            }
+        }
+#pragma unroll
+        for (u32 g = 0; g < LOW; g++) {
+            u32 turned[4];
+#pragma unroll
+            for (u32 t = 0; t < 2; t++) {
+                float4 at = angle(t, g, n);
+                float a = y[g][2 * t], b = y[g + LOW][2 * t], c = y[g][2 * t + 1], d = y[g + LOW][2 * t + 1];
+                turned[t] = half_pair(a * at.x - b * at.y, c * at.z - d * at.w);
+                turned[t + 2] = half_pair(b * at.x + a * at.y, d * at.z + c * at.w);
+            }
+#pragma unroll
+            for (u32 set = 0; set < SETS; set++) {
+                const u32 (&factor)[2] = query.factor[set][n * LOW + g];
+                multiply_16x8x16(product[set], turned, factor[0], factor[1]);
+            }
+        }
+    }
+#pragma unroll
+    for (u32 t = 0; t < 2; t++) {
+        float size = 1.0f;
+        if (NORMED) {
+            squares[t] += __shfl_xor_sync(ALL, squares[t], 1);
+            squares[t] += __shfl_xor_sync(ALL, squares[t], 2);
+            size = rsqrtf(squares[t] / (KEY_SIZE * KEY_SIZE * DIM) + epsilon);
+        }
+#pragma unroll
+        for (u32 set = 0; set < SETS; set++) score[t][set] = size * (product[set][2 * t] + product[set][2 * t + 1]);
+    }
+}
+
+// Raw tokens that a row sees: sinks, and what is after the blocks.
+struct RawTokens {
+    StoreDesc store;
+    const u32* entries;
+    u32 sinks, count;
+
+    __device__ u32 position(u32 index) const { return index < sinks ? index : index + store.compressed; }
+
+    __device__ u32 slot(u32 index) const {
+        bool is_sink = index < sinks;
+        u32 place = is_sink ? index : index - sinks;
+        u32 page = store.pages + (is_sink ? 0 : ceil_div(store.sinks, PAGE)) + place / PAGE;
+        return entry_index(entries[page]) * PAGE + place % PAGE;
+    }
+};
+
+// heads, kv_heads, blocks: query heads, key heads, and blocks of QUERIES heads for one. first_row: of this launch, of `rows_here` rows. splits: of tokens
+// in blocks. unit: steps of a unit, a power of two up to 8. words: of a record. scales, code_words: halves and words of a token. table_rows: of rope.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attend_stored(
+    const float* q, const RowDesc* rows, const u32* count, const StoreDesc* stores, const u32* entries, const f16* raw, const float* mean,
+    const u32* latents, const float* norm, const float* rope, float4* out, float4* sums, float2* stats, u32 capacity, u32 first_row, u32 rows_here,
+    u32 heads, u32 kv_heads, u32 blocks, u32 splits, u32 unit, u32 words, u32 scales, u32 scales_at, u32 code_words, u32 codes_at, u32 table_rows,
+    float epsilon, float scale) {
+    // The warps' rings, and then what they merge; the angles.
+    extern __shared__ uint4 memory[];
+    __shared__ Known known;
+    __shared__ float2 warp_stats[WARPS][QUERIES];
+
+    release_dependents();
+    u32 groups = rows_here * kv_heads * blocks;
+    u32 place = blockIdx.x % groups, split = blockIdx.x / groups;
+    bool is_raw = split == splits;
+    u32 row = first_row + place / (kv_heads * blocks), kv_head = place / blocks % kv_heads, block = place % blocks;
+    u32 group = heads / kv_heads;
+    u32 first_head = kv_head * group + block * QUERIES;
+    u32 block_queries = min(group - block * QUERIES, QUERIES);
+    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, line = lane / 4, pair = lane % 4;
+
+    // What no step changes. The table's first row is the factor of its cosines and sines, which queries would get a second time.
+    float4* angles = reinterpret_cast<float4*>(memory + WARPS * STAGES * STAGE / 16);
+    float key_scale = scale * LOG2_E / KEY_SIZE / rope[0];
+    if (!is_raw) {
+        for (u32 i = threadIdx.x; i < unit * 2 * LOW * PARTS * WARP; i += THREADS) {
+            u32 of = i / WARP, own = i % WARP;
+            u32 token = of / (LOW * PARTS) * 8 + own / 4;
+            u32 j = of / PARTS % LOW * GROUP + of % PARTS * 8 + own % 4 * 2;
+            const float* from = rope + token * DIM + j;
+            float2 cosine = *reinterpret_cast<const float2*>(from), sine = *reinterpret_cast<const float2*>(from + HALF);
+            angles[i] = make_float4(cosine.x, sine.x, cosine.y, sine.y);
+        }
+    }
+    for (u32 i = threadIdx.x; i < DIM; i += THREADS) {
+        known.key_mean[i] = KEY_SIZE * mean[kv_head * DIM + i];
+        known.value_mean[i] = mean[(kv_heads + kv_head) * DIM + i];
+        known.norm[i] = NORMED ? norm[i] : 0.0f;
+    }
+
+    wait_for_inputs();
+    if (row >= min(*count, capacity)) return;
+    u32 position = rows[row].position;
+    StoreDesc store = stores[rows[row].view];
+    u32 visible = min(store.length, position + 1);
+    u32 coded = min(visible > store.sinks ? visible - store.sinks : 0, store.compressed);
+    u32 units = ceil_div(coded, unit * TOKENS);
+    u32 units_each = max(ceil_div(units, splits), 1u);
+    u32 used = ceil_div(units, units_each);
+    if (!is_raw && split >= used) return;
+
+    u64 query_row = u64(row) * heads + first_head;
+    for (u32 i = threadIdx.x; i < QUERIES * DIM; i += THREADS) {
+        u32 of = i / DIM, j = i % DIM;
+        known.query[of][j] = of < block_queries ? q[(query_row + of) * DIM + j] * key_scale : 0.0f;
+    }
+    Sums all;
+    all.clear();
+    Query query;
+    if (is_raw) {
+        __syncthreads();
+        u32 sinks = min(visible, store.sinks);
+        u32 after = store.sinks + store.compressed;
+        RawTokens tokens = {store, entries, sinks, sinks + (visible > after ? visible - after : 0)};
+        query.turn(known, rope, 0, table_rows);
+        u32 pitch = 2 * kv_heads * DIM;
+        for (u32 at = warp * TOKENS; at < tokens.count; at += WARPS * TOKENS) {
+            auto clamped = [&](u32 index) { return min(at + index, tokens.count - 1); };
+            const f16* key[2];
+            const float *low[2], *high[2];
+#pragma unroll
+            for (u32 t = 0; t < 2; t++) {
+                u32 index = clamped(line + 8 * t), turn = tokens.position(index);
+                key[t] = raw + u64(tokens.slot(index)) * pitch + kv_head * DIM;
+                low[t] = rope + turn % ROPE_LOW * DIM;
+                high[t] = rope + min(ROPE_LOW + turn / ROPE_LOW, table_rows - 1) * DIM;
+            }
+            auto keys = [&](u32 n, float (&y)[GROUPS][4]) {
+#pragma unroll
+                for (u32 i = 0; i < 2 * GROUPS; i++) {
+                    u32 both = *reinterpret_cast<const u32*>(key[i % 2] + i / 2 * GROUP + 8 * n + 2 * pair);
+                    y[i / 2][i % 2 * 2] = KEY_SIZE * f32_low(both);
+                    y[i / 2][i % 2 * 2 + 1] = KEY_SIZE * f32_high(both);
+                }
+            };
+            auto angle = [&](u32 t, u32 g, u32 n) {
+                float2 own[2];
+                Query::table_angles(low[t], high[t], GROUP * g + 8 * n + 2 * pair, own);
+                return make_float4(own[0].x, own[0].y, own[1].x, own[1].y);
+            };
+            float score[2][SETS];
+            score_tokens(known, query, epsilon, keys, angle, score);
+#pragma unroll
+            for (u32 i = 0; i < 2 * SETS; i++) {
+                if (at + line + 8 * (i / SETS) >= tokens.count) score[i / SETS][i % SETS] = LEAST;
+            }
+            u32 weights[SETS][2];
+            all.weigh(score, weights);
+            // Words of two elements each, of four tokens.
+            const u32* value[4];
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                u32 slot = tokens.slot(clamped(2 * pair + i % 2 + i / 2 * 8));
+                value[i] = reinterpret_cast<const u32*>(raw + u64(slot) * pitch + (kv_heads + kv_head) * DIM + DIM / 8 * line);
+            }
+#pragma unroll
+            for (u32 tile = 0; tile < TILES; tile++) {
+                u32 factor[4];
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) {
+                    u32 even = value[2 * i][tile], odd = value[2 * i + 1][tile];
+                    factor[2 * i] = __byte_perm(even, odd, 0x5410);
+                    factor[2 * i + 1] = __byte_perm(even, odd, 0x7632);
+                }
+                all.add(tile, factor, weights);
+            }
+        }
+    } else {
+        u32 unit_bits = __ffs(BLOCK / TOKENS / unit) - 1;
+        u32 code_pitch = 4 * code_words, scale_pitch = 2 * scales;
+        u32 end = min((split + 1) * units_each, units);
+        Stream stream;
+        stream.latents = reinterpret_cast<const unsigned char*>(latents);
+        stream.blocks = entries + store.blocks;
+        stream.record_bytes = 4 * u64(words);
+        stream.codes = 4 * codes_at + kv_head * ROW;
+        stream.code_pitch = code_pitch;
+        stream.code_values = code_pitch / 2;
+        stream.scales = 4 * scales_at + kv_head * SCALE_BYTES;
+        stream.scale_pitch = scale_pitch;
+        stream.scale_values = kv_heads * SCALE_BYTES;
+        stream.steps = unit;
+        stream.unit_bits = unit_bits;
+        stream.end = end;
+        stream.ring = shared_address(memory) + warp * STAGES * STAGE;
+        const unsigned char* ring = reinterpret_cast<const unsigned char*>(memory) + warp * STAGES * STAGE;
+        stream.begin(split * units_each + warp);
+#pragma unroll
+        for (u32 i = 0; i < STAGES; i++) stream.start(i);
+
+        // The rotation within a group as the second factor of products of codes.
+        u32 rotation[PARTS][2];
+#pragma unroll
+        for (u32 i = 0; i < 2 * PARTS; i++) {
+            u32 word = 0;
+#pragma unroll
+            for (u32 b = 0; b < 4; b++) word |= (__popc((i / 2 * 8 + line) & code_element<BITS>(pair, i % 2, b)) % 2 ? 0xffu : 1u) << (8 * b);
+            rotation[i / 2][i % 2] = word;
+        }
+        // Sums begin with a number whose bits grow by one for each whole, less what codes have too much.
+        int begin_first = MAGIC_BITS - (pair == 0 ? int(((1u << BITS) - 1) * GROUP / 2) : 0);
+        __syncthreads();
+
+        u32 stage = 0;
+        for (u32 at = split * units_each + warp; at < end; at += WARPS) {
+            u32 first = at * unit * TOKENS;
+            query.turn(known, rope, store.sinks + first, table_rows);
+#pragma unroll 1
+            for (u32 step = 0; step < unit; step++) {
+                copies_wait<STAGES - 1>();
+                __syncwarp();
+                const unsigned char* codes = ring + stage * STAGE;
+                const unsigned char* value_codes = codes + TOKENS * ROW;
+                const unsigned char* key_scales = codes + SCALES_AT;
+                u32 factor[GROUPS][4];
+                float size[2][GROUPS], offset[2][GROUPS];
+#pragma unroll
+                for (u32 t = 0; t < 2; t++) {
+                    u32 own = line + 8 * t;
+#pragma unroll
+                    for (u32 g = 0; g < GROUPS; g++) {
+                        key_codes<BITS>(codes + own * ROW, pair, g, [&](u32 chunk) { return key_chunk(own, chunk); }, factor[g][t], factor[g][t + 2]);
+                    }
+#pragma unroll
+                    for (u32 g = 0; g < LOW; g++) {
+                        u32 both = *reinterpret_cast<const u32*>(key_scales + own * SCALE_BYTES + 4 * g);
+                        size[t][2 * g] = 0.125f * f32_low(both);
+                        size[t][2 * g + 1] = 0.125f * f32_high(both);
+                    }
+#pragma unroll
+                    for (u32 g = 0; g < GROUPS; g++) offset[t][g] = -MAGIC * size[t][g];
+                }
+                auto keys = [&](u32 n, float (&y)[GROUPS][4]) {
+#pragma unroll
+                    for (u32 g = 0; g < GROUPS; g++) {
+                        int sum[4] = {n == 0 ? begin_first : MAGIC_BITS, MAGIC_BITS, n == 0 ? begin_first : MAGIC_BITS, MAGIC_BITS};
+                        multiply_codes(sum, factor[g], rotation[n][0], rotation[n][1]);
+#pragma unroll
+                        for (u32 i = 0; i < 4; i++) y[g][i] = __fmaf_rn(__int_as_float(sum[i]), size[i / 2][g], offset[i / 2][g]);
+                    }
+#pragma unroll
+                    for (u32 half = 1; half < GROUPS; half *= 2) {
+#pragma unroll
+                        for (u32 g = 0; g < GROUPS; g++) {
+                            if (g & half) continue;
+#pragma unroll
+                            for (u32 i = 0; i < 4; i++) {
+                                float a = y[g][i], b = y[g + half][i];
+                                y[g][i] = a + b;
+                                y[g + half][i] = a - b;
+                            }
+                        }
+                    }
+#pragma unroll
+                    for (u32 g = 0; g < GROUPS; g++) {
+                        float2 middle = *reinterpret_cast<const float2*>(known.key_mean + GROUP * g + 8 * n + 2 * pair);
+#pragma unroll
+                        for (u32 i = 0; i < 4; i++) y[g][i] += i % 2 ? middle.y : middle.x;
+                    }
+                };
+                const float4* step_angles = angles + step * 2 * LOW * PARTS * WARP + lane;
+                auto angle = [&](u32 t, u32 g, u32 n) { return step_angles[((t * LOW + g) * PARTS + n) * WARP]; };
+                float score[2][SETS];
+                score_tokens(known, query, epsilon, keys, angle, score);
+#pragma unroll
+                for (u32 i = 0; i < 2 * SETS; i++) {
+                    if (first + step * TOKENS + line + 8 * (i / SETS) >= coded) score[i / SETS][i % SETS] = LEAST;
+                }
+                u32 weights[SETS][2];
+                all.weigh(score, weights);
+
+                // All of a lane's values are of one group.
+                u32 value_size[2];
+                const f16* value_scales = reinterpret_cast<const f16*>(key_scales + TOKENS * SCALE_BYTES) + DIM / 8 * line / GROUP;
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) {
+                    u32 even = 2 * pair + 8 * i;
+                    value_size[i] = u32(value_scales[even * GROUPS]) | u32(value_scales[(even + 1) * GROUPS]) << 16;
+                }
+                u32 words_of[4][ROW / 32];
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    u32 token = 2 * pair + i % 2 + i / 2 * 8;
+                    value_words<ROW / 32>(value_codes + token * ROW, line, [&](u32 chunk) { return value_chunk(token, chunk); }, words_of[i]);
+                }
+#pragma unroll
+                for (u32 word = 0; word < ROW / 32; word++) {
+                    u32 halves[2][32 / BITS];
+#pragma unroll
+                    for (u32 i = 0; i < 2; i++) code_halves<BITS>(words_of[2 * i][word], words_of[2 * i + 1][word], value_size[i], halves[i]);
+#pragma unroll
+                    for (u32 i = 0; i < 16 / BITS; i++) {
+                        u32 factor[4] = {halves[0][2 * i], halves[0][2 * i + 1], halves[1][2 * i], halves[1][2 * i + 1]};
+                        all.add(word * (16 / BITS) + i, factor, weights);
+                    }
+                }
+                __syncwarp();
+                stream.start(stage);
+                stage = stage + 1 == STAGES ? 0 : stage + 1;
+            }
+        }
+        // Beyond the end no copy was started; the rings of all warps are free once all are here.
+        copies_wait<0>();
+        __syncthreads();
+    }
+
+    // Warps become one: each scales its sums to the largest reference.
+#pragma unroll
+    for (u32 set = 0; set < SETS; set++) {
+#pragma unroll
+        for (u32 step = 4; step < WARP; step *= 2) all.weight[set] += __shfl_xor_sync(ALL, all.weight[set], step);
+        if (line == 0) warp_stats[warp][4 * set + pair] = make_float2(all.reference[set], all.weight[set]);
+    }
+    __syncthreads();
+    // What the block's weights of a query refer to, and their sum.
+    auto block_stat = [&](u32 of) {
+        float2 stat = make_float2(LEAST, 0.0f);
+        for (u32 w = 0; w < WARPS; w++) stat.x = fmaxf(stat.x, warp_stats[w][of].x);
+        for (u32 w = 0; w < WARPS; w++) stat.y += warp_stats[w][of].y * power_of_two(warp_stats[w][of].x - stat.x);
+        return stat;
+    };
+    float* merged = reinterpret_cast<float*>(memory);
+#pragma unroll
+    for (u32 set = 0; set < SETS; set++) {
+        float factor = power_of_two(all.reference[set] - block_stat(4 * set + pair).x);
+        float* to = merged + (warp * QUERIES + 4 * set + pair) * PITCH + DIM / 8 * line;
+#pragma unroll
+        for (u32 i = 0; i < TILES; i++) {
+            float (&of)[4] = all.sum[set][i];
+            *reinterpret_cast<float2*>(to + 2 * i) = make_float2(factor * (of[0] + of[1]), factor * (of[2] + of[3]));
+        }
+    }
+    __syncthreads();
+    u32 parts = used + 1, part = is_raw ? used : split;
+    u32 room = splits + 1;
+    for (u32 of = warp; of < block_queries; of += WARPS) {
+        float2 stat = block_stat(of);
+        float value[GROUPS] = {};
+#pragma unroll
+        for (u32 w = 0; w < WARPS; w++) {
+#pragma unroll
+            for (u32 g = 0; g < GROUPS; g++) value[g] += merged[(w * QUERIES + of) * PITCH + GROUP * g + lane];
+        }
+        if (!is_raw) {
+            rotate_back(value, lane);
+#pragma unroll
+            for (u32 g = 0; g < GROUPS; g++) value[g] = VALUE_SIZE * value[g] + stat.y * known.value_mean[GROUP * g + lane];
+        }
+        float* to = reinterpret_cast<float*>(sums) + ((query_row + of) * room + part) * DIM + lane;
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; g++) to[GROUP * g] = value[g];
+        if (lane == 0) stats[(query_row + of) * room + part] = stat;
+    }
+    if (!is_last_block(place, parts)) return;
+    for (u32 i = threadIdx.x; i < block_queries * (DIM / 4); i += THREADS) {
+        u64 of = query_row + i / (DIM / 4);
+        out[of * (DIM / 4) + i % (DIM / 4)] = merge_splits(sums, stats, of, room, parts, DIM / 4, i % (DIM / 4));
+    }
+}
