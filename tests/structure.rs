@@ -75,12 +75,7 @@ fn the_root_holds_what_it_should() -> Result<()> {
 }
 
 /// Places where an op has no file of its own, each with its reason.
-const GAPS: [(&str, &[&str], &str); 5] = [
-    (
-        "attend_stored",
-        &["shaders/op"],
-        "no shader serves it yet: `Caps::stored_heads` names none, and tokens are restored for attend",
-    ),
+const GAPS: [(&str, &[&str], &str); 4] = [
     ("linear", KERNELS, "a matmul: matmul_* in shared/ serve it"),
     (
         "linear_add",

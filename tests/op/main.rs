@@ -41,6 +41,8 @@ type Build = Box<dyn Fn(&mut Rig) -> Result<Op> + Send + Sync>;
 struct Case {
     name: String,
     build: Build,
+    /// What a backend has to read as it is stored, where the op is that.
+    stored: Option<attend_stored::Stored>,
 }
 
 impl Case {
@@ -51,6 +53,15 @@ impl Case {
         Case {
             name: name.into(),
             build: Box::new(build),
+            stored: None,
+        }
+    }
+
+    /// The subject, where it serves the case.
+    fn served(&self, subject: &Subject) -> Subject {
+        match self.stored {
+            Some(stored) => subject.clone().and_then(|subject| stored.served(subject)),
+            None => subject.clone(),
         }
     }
 
@@ -323,19 +334,21 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (subject_name, subject) in subjects() {
         for (op, cases) in suites() {
-            let subject = match op {
-                "attend_stored" => subject.clone().and_then(attend_stored::served),
-                _ => subject.clone(),
-            };
             for case in cases {
                 let name = format!("{op}: {} on {subject_name}", case.name);
-                trials.push(trial::with(name, subject.clone(), move |subject| {
+                trials.push(trial::with(name, case.served(&subject), move |subject| {
                     case.compare(&subject)
                 }));
             }
         }
         let name = format!("attend_stored: what restoring gives on {subject_name}");
-        let stored = subject.clone().and_then(attend_stored::served);
+        let stored = subject.clone().and_then(|subject| {
+            let plain = attend_stored::Stored {
+                head_dim: 64,
+                norm: false,
+            };
+            plain.served(subject)
+        });
         trials.push(trial::with(name, stored, |subject| {
             attend_stored::restored_gives_the_same(&subject)
         }));

@@ -72,6 +72,8 @@ pub struct Caps {
     pub half_products: bool,
     /// Elements of the heads whose stored tokens attention reads as they are, by [`crate::op::AttendStored`]; none where they have to be restored.
     pub stored_heads: &'static [u32],
+    /// Whether it does so where keys have a norm.
+    pub stored_norms: bool,
     /// Whether time stamps can be taken on the device.
     pub timestamps: bool,
 }

@@ -21,6 +21,7 @@ pub(crate) fn caps(threads: usize) -> Caps {
         cooperative_matrix: Vec::new(),
         half_products: false,
         stored_heads: &[32, 64, 128, 256, 512],
+        stored_norms: true,
         timestamps: false,
     }
 }

@@ -169,6 +169,7 @@ pub(crate) fn open(wanted: Option<&str>) -> Result<(Arc<Gpu>, Caps), BackendErro
         }],
         half_products: true,
         stored_heads: stored_heads(info.shared_memory),
+        stored_norms: true,
         timestamps: true,
     };
     Ok((Arc::new(gpu), caps))

@@ -10,7 +10,7 @@ use longwave_contract::{
 
 use crate::device::{self, Gpu};
 use crate::fault::{bad_handle, internal};
-use crate::launch::{Force, cooperative};
+use crate::launch::{Force, cooperative, stored_heads};
 use crate::memory::{Account, Buffers};
 use crate::pipeline::Pipelines;
 use crate::plan::{Plan, Scratch, Workshop};
@@ -69,6 +69,7 @@ impl WgpuBackend {
             options.kernels.as_deref(),
         )?;
         caps.half_products = cooperative(&caps, options.force);
+        caps.stored_heads = stored_heads(caps.subgroup, options.force);
         Ok(WgpuBackend {
             gpu,
             caps,

@@ -256,6 +256,7 @@ fn caps(
         },
         half_products: false,
         stored_heads: &[],
+        stored_norms: false,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     }
 }

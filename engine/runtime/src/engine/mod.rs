@@ -220,7 +220,7 @@ impl Engine {
                 &codecs,
                 (sinks, tail),
                 restored_rows(&*policy, &codecs, options.context, |codec| {
-                    reads_stored(&*backend, config) && codec.is_rotated()
+                    reads_stored(&*backend, &model) && codec.is_rotated()
                 }),
             )?),
             false => None,
@@ -511,9 +511,10 @@ impl Engine {
 }
 
 /// Whether attention on a backend reads a model's heads of rotated codes as they are stored.
-fn reads_stored(backend: &dyn Backend, config: &ModelConfig) -> bool {
-    let heads = backend.caps().stored_heads;
-    heads.contains(&config.shape.head_dim)
+fn reads_stored(backend: &dyn Backend, model: &Model) -> bool {
+    let caps = backend.caps();
+    let normed = model.has_key_norms();
+    caps.stored_heads.contains(&model.config().shape.head_dim) && (caps.stored_norms || !normed)
 }
 
 /// Rows that a decode step restores for a sequence at most, where all layers share them. `stored` says of a codec whether attention reads its blocks as

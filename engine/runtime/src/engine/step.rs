@@ -297,7 +297,7 @@ impl Engine {
             inner: layered.inner(most),
             scratch: layered.scratch(),
             resident: None,
-            reads_stored: reads_stored(&*self.backend, self.model.config()),
+            reads_stored: reads_stored(&*self.backend, &self.model),
         })
     }
 

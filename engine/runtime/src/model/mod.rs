@@ -88,6 +88,12 @@ impl Model {
         (self.weights.rope.rows - ROPE_LOW).saturating_mul(ROPE_LOW)
     }
 
+    /// Whether keys have a norm.
+    pub(crate) fn has_key_norms(&self) -> bool {
+        let mut layers = self.weights.layers.iter();
+        layers.any(|layer| layer.k_norm.is_some())
+    }
+
     /// The output projection of a layer's attention.
     pub(crate) fn output_projection(&self, layer: usize) -> Tensor {
         self.weights.layers[layer].w_o

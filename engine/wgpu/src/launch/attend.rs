@@ -1,8 +1,8 @@
 //! `attend`: splits of each row's view into scratch 0 and 1, which a dispatch for each slab of the cache carries on, then their merge. A
 //! single split goes to the output at once.
 
-use longwave_contract::BackendError;
 use longwave_contract::op::Attend;
+use longwave_contract::{BackendError, Tensor};
 
 use super::{
     AttendKernel, Bound, Context, Dispatch, attend_head, attend_row, kernel, params, unsupported,
@@ -193,7 +193,7 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         }
     }
     if !single {
-        dispatches.push(merge(op, cut, results, out, context)?);
+        dispatches.push(Merge::of(op, results, out).launch(cut, context)?);
     }
     Ok(dispatches)
 }
@@ -288,44 +288,71 @@ fn cooperative(
         dispatches.extend(attend_row::splits(op, share, cut, results, true, context)?);
     }
     if !single {
-        dispatches.push(merge(op, cut, results, out, context)?);
+        dispatches.push(Merge::of(op, results, out).launch(cut, context)?);
     }
     Ok(dispatches)
 }
 
-/// The dispatch that makes one result of all splits.
-pub(super) fn merge(
-    op: &Attend,
-    cut: Cut,
-    results: Results,
-    out: Bound,
-    context: &Context<'_>,
-) -> Result<Dispatch, BackendError> {
-    let (rows, heads, head_dim) = (op.q.rows, op.heads(), op.shape.head_dim);
-    let merge = kernel("attend_merge", &[context.reduce()])?;
-    let values = [
-        ("rows", rows.into()),
-        ("heads", heads.into()),
-        ("quads", (head_dim / 4).into()),
-        ("split_tokens", cut.tokens.into()),
-        ("splits", cut.splits.into()),
-    ];
-    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
-    Ok(Dispatch {
-        kernel: merge,
-        overrides: Vec::new(),
-        params: params(merge, &values)?,
-        bindings: vec![
-            ("sums", results.sums),
-            ("stats", results.stats),
-            ("rows", Bound::Tensor(op.rows)),
-            ("count", Bound::Tensor(op.count)),
-            ("views", Bound::Tensor(op.views)),
-            ("out", out),
-        ],
-        grid: [heads, rows, 1],
-        work: places * u64::from(head_dim),
-    })
+/// What makes one result of all splits.
+pub(super) struct Merge {
+    /// Row descriptors, and how many of them count.
+    pub rows: Tensor,
+    pub count: Tensor,
+    /// The kernel's variant, and the binding and the tensor that say what rows see.
+    pub seen: (&'static str, &'static str, Tensor),
+    /// What splits left, together with their maxima and weights or apart from them.
+    pub sums: Bound,
+    pub stats: Option<Bound>,
+    /// Query heads, and their elements.
+    pub heads: u32,
+    pub head_dim: u32,
+    /// The result.
+    pub out: Bound,
+}
+
+impl Merge {
+    pub(super) fn of(op: &Attend, results: Results, out: Bound) -> Self {
+        Merge {
+            rows: op.rows,
+            count: op.count,
+            seen: ("splits_of_views", "views", op.views),
+            sums: results.sums,
+            stats: Some(results.stats),
+            heads: op.heads(),
+            head_dim: op.shape.head_dim,
+            out,
+        }
+    }
+
+    /// The dispatch.
+    pub(super) fn launch(&self, cut: Cut, context: &Context<'_>) -> Result<Dispatch, BackendError> {
+        let (variant, binding, seen) = self.seen;
+        let merge = kernel("attend_merge", &[context.reduce(), variant])?;
+        let values = [
+            ("rows", self.rows.rows.into()),
+            ("heads", self.heads.into()),
+            ("quads", (self.head_dim / 4).into()),
+            ("split_tokens", cut.tokens.into()),
+            ("splits", cut.splits.into()),
+        ];
+        let places = u64::from(self.rows.rows) * u64::from(self.heads) * u64::from(cut.splits);
+        let mut bindings = vec![
+            ("sums", self.sums),
+            ("rows", Bound::Tensor(self.rows)),
+            ("count", Bound::Tensor(self.count)),
+            (binding, Bound::Tensor(seen)),
+            ("out", self.out),
+        ];
+        bindings.extend(self.stats.map(|stats| ("stats", stats)));
+        Ok(Dispatch {
+            kernel: merge,
+            overrides: Vec::new(),
+            params: params(merge, &values)?,
+            bindings,
+            grid: [self.heads, self.rows.rows, 1],
+            work: places * u64::from(self.head_dim),
+        })
+    }
 }
 
 #[cfg(test)]

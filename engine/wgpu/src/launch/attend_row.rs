@@ -3,7 +3,7 @@
 use longwave_contract::op::Attend;
 use longwave_contract::{BackendError, Caps, DeviceKind};
 
-use super::attend::{BLOCK, CHUNK, Cut, Results, WORK_LIMIT, merge};
+use super::attend::{BLOCK, CHUNK, Cut, Merge, Results, WORK_LIMIT};
 use super::{AttendKernel, Bound, Context, Dispatch, kernel, params, unsupported};
 
 /// Threads of a workgroup.
@@ -60,9 +60,10 @@ pub(super) fn share(head_dim: u32, subgroup: Option<(u32, u32)>) -> Option<Share
     fits.then_some(Share { lanes, pieces })
 }
 
-/// Cuts the longest view so that workgroups keep the device busy; `groups` are those of one split, of which there are `room` at most.
-fn cut(groups: u32, share: Share, longest: u32, room: u64) -> Cut {
-    let step = THREADS / share.lanes * TOKENS;
+/// Cuts the longest view so that workgroups keep the device busy; `groups` are those of one split, of which there are `room` at most. `lanes` threads
+/// share a token.
+pub(super) fn cut(groups: u32, lanes: u32, longest: u32, room: u64) -> Cut {
+    let step = THREADS / lanes * TOKENS;
     let most = u64::from(longest.div_ceil(SPLIT_LEAST)).min(room).max(1) as u32;
     let wanted = (BUSY / groups.max(1)).clamp(1, most);
     let tokens = longest.div_ceil(wanted).div_ceil(step).max(1) * step;
@@ -101,7 +102,7 @@ pub(super) fn launch(
     let blocks = group.div_ceil(BLOCK);
     let a_split = u64::from(rows) * u64::from(op.q.cols) * 4;
     let room = context.caps.slab_limit / a_split.max(1);
-    let cut = cut(rows * kv_heads * blocks, share, op.longest, room);
+    let cut = cut(rows * kv_heads * blocks, share.lanes, op.longest, room);
     let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
     let out = context.whole(name, "out", op.out)?;
     let results = Results {
@@ -113,7 +114,7 @@ pub(super) fn launch(
     };
     let mut dispatches = splits(op, share, cut, results, false, context)?;
     if cut.splits > 1 {
-        dispatches.push(merge(op, cut, results, out, context)?);
+        dispatches.push(Merge::of(op, results, out).launch(cut, context)?);
     }
     Ok(dispatches)
 }
@@ -221,14 +222,10 @@ mod tests {
 
     #[test]
     fn splits_cover_the_longest_view() {
-        let share = Share {
-            lanes: 16,
-            pieces: 1,
-        };
         for longest in [1, 63, 64, 65, 257, 1000, 16_384, 131_072] {
             for groups in [1, 8, 64, 5000] {
-                assert!(cut(groups, share, longest, 3).splits <= 3);
-                let cut = cut(groups, share, longest, u64::MAX);
+                assert!(cut(groups, 16, longest, 3).splits <= 3);
+                let cut = cut(groups, 16, longest, u64::MAX);
                 assert!(cut.tokens * cut.splits >= longest);
                 assert!(cut.tokens * (cut.splits - 1) < longest);
                 assert!(cut.splits == 1 || cut.splits * groups <= BUSY);

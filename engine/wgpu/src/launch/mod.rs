@@ -34,6 +34,8 @@ mod unpack;
 use longwave_contract::{BackendError, Caps, CooperativeMatrix, Op, Slabs, Tensor};
 use longwave_shaders::Kernel;
 
+pub(crate) use attend_stored::heads as stored_heads;
+
 /// The name of the backend in errors.
 const BACKEND: &str = "wgpu";
 
@@ -130,7 +132,7 @@ pub(crate) fn launch(op: &Op, context: &Context<'_>) -> Result<Vec<Dispatch>, Ba
         Op::Embed(op) => embed::launch(op, context),
         Op::QkvRopeAppend(op) => qkv_rope_append::launch(op, context),
         Op::Attend(op) => attend::launch(op, context),
-        Op::AttendStored(op) => attend_stored::launch(op),
+        Op::AttendStored(op) => attend_stored::launch(op, context),
         Op::Observe(op) => observe::launch(op, context),
         Op::Select(op) => select::launch(op, context),
         Op::Reside(op) => reside::launch(op, context),
