@@ -1,11 +1,12 @@
-// What: head norm and rotary embedding of q into `q_out`, of k into the row's slot (or staged row) as f16, and v into the slot; slots outside of the window are skipped.
+// What: head norm and rotary embedding of q into `q_out`, of k into the row's slot as f16, v into the slot; or both, or too, as they enter into the staged row.
 // Contract: engine/contract/src/op/qkv_rope_append.rs
-// Grid: x = heads (q, then k, then v) from `first_head` on, y = rows; a workgroup a head.
+// Grid: x = heads (q, then k, then v) from `first_head` on, y = rows; a workgroup a head. Slots outside of the window are skipped.
 // Shared: 1 KiB for a head, and the reduction's.
 // Numerics: f32; cosine and sine by the addition theorem from the table; one rounding to f16, ties to even.
 
 const WORKGROUP: u32 = 64u;
 //:variant reduce = part/reduce_subgroup | part/reduce_workgroup
+//:variant also = part/also_nothing | part/also_staged
 //:import part/layout
 //:import part/math
 //:import part/rotation
@@ -16,11 +17,13 @@ struct Params {
     kv_heads: u32,
     head_dim: u32,
     first_head: u32,
-    // Whether there are head norms, whether keys are stored as they enter, and whether rows go where they are staged.
+    // Whether there are head norms, whether keys are stored as they enter, and whether rows go where they are staged, not to their slots.
     has_q_norm: u32,
     has_k_norm: u32,
     unroped: u32,
     staged: u32,
+    // Staged rows, where rows go there too.
+    also_rows: u32,
     rope_rows: u32,
     // Elements of a row of q and of a row of k or v; words of a row of the table and of the cache.
     q_pitch: u32,
@@ -94,6 +97,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     // All threads have stored their elements when the reduction returns.
     let total = reduce_add4(vec4<f32>(squares, 0.0, 0.0, 0.0), lane).x;
     let normed = (is_query && params.has_q_norm != 0u) || (is_key && params.has_k_norm != 0u);
+    let cache_head = kind_head + select(params.kv_heads, 0u, is_key);
+    if ALSO {
+        let to = rows[row].staged;
+        if !is_query && to < params.also_rows {
+            for (var j = lane.thread; j < half; j += WORKGROUP) {
+                store_also(to * params.kv_pitch + cache_head * half + j, half_pair(head_tile[2u * j], head_tile[2u * j + 1u]));
+            }
+        }
+        // All have read the head as it entered.
+        workgroupBarrier();
+    }
     let factor = select(1.0, 1.0 / sqrt(total / f32(dim) + params.epsilon), normed);
     if is_query || (is_key && params.unroped == 0u) {
         let position = rows[row].position;
@@ -117,7 +131,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if slot < params.first_slot || local >= params.slots {
         return;
     }
-    let cache_head = kind_head + select(params.kv_heads, 0u, is_key);
     let to = local * params.kv_pitch + cache_head * half;
     for (var j = lane.thread; j < half; j += WORKGROUP) {
         kv[to + j] = half_pair(head_tile[2u * j], head_tile[2u * j + 1u]);
