@@ -6,7 +6,7 @@
 
 const WORKGROUP: u32 = 64u;
 //:variant reduce = part/reduce_subgroup | part/reduce_workgroup
-//:variant also = part/also_nothing | part/also_staged
+//:variant rows = part/rows_once | part/rows_twice
 //:import part/layout
 //:import part/math
 //:import part/rotation
@@ -23,7 +23,7 @@ struct Params {
     unroped: u32,
     staged: u32,
     // Staged rows, where rows go there too.
-    also_rows: u32,
+    staged_rows: u32,
     rope_rows: u32,
     // Elements of a row of q and of a row of k or v; words of a row of the table and of the cache.
     q_pitch: u32,
@@ -43,27 +43,13 @@ struct Params {
 @group(0) @binding(1) var<storage, read> q_in: array<f32>;
 @group(0) @binding(2) var<storage, read> k_in: array<f32>;
 @group(0) @binding(3) var<storage, read> v_in: array<f32>;
-@group(0) @binding(4) var<storage, read> q_norm: array<f32>;
-@group(0) @binding(5) var<storage, read> k_norm: array<f32>;
-@group(0) @binding(6) var<storage, read> rope: array<f32>;
-@group(0) @binding(7) var<storage, read> rows: array<RowDesc>;
-@group(0) @binding(8) var<storage, read> count: array<u32>;
-@group(0) @binding(9) var<storage, read_write> q_out: array<f32>;
-@group(0) @binding(10) var<storage, read_write> kv: array<u32>;
+@group(0) @binding(4) var<storage, read> rope: array<f32>;
+@group(0) @binding(5) var<storage, read> rows: array<RowDesc>;
+@group(0) @binding(6) var<storage, read> count: array<u32>;
+@group(0) @binding(7) var<storage, read_write> q_out: array<f32>;
+@group(0) @binding(8) var<storage, read_write> kv: array<u32>;
 
 var<workgroup> head_tile: array<f32, 256>;
-
-// The element of the norm weights, or one where there are none.
-fn norm_weight(is_query: bool, element: u32) -> f32 {
-    if is_query {
-        if params.has_q_norm != 0u {
-            return q_norm[element];
-        }
-    } else if params.has_k_norm != 0u {
-        return k_norm[element];
-    }
-    return 1.0;
-}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
@@ -98,11 +84,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let total = reduce_add4(vec4<f32>(squares, 0.0, 0.0, 0.0), lane).x;
     let normed = (is_query && params.has_q_norm != 0u) || (is_key && params.has_k_norm != 0u);
     let cache_head = kind_head + select(params.kv_heads, 0u, is_key);
-    if ALSO {
+    if TWICE {
         let to = rows[row].staged;
-        if !is_query && to < params.also_rows {
+        if !is_query && to < params.staged_rows {
             for (var j = lane.thread; j < half; j += WORKGROUP) {
-                store_also(to * params.kv_pitch + cache_head * half + j, half_pair(head_tile[2u * j], head_tile[2u * j + 1u]));
+                store_staged(to * params.kv_pitch + cache_head * half + j, half_pair(head_tile[2u * j], head_tile[2u * j + 1u]));
             }
         }
         // All have read the head as it entered.

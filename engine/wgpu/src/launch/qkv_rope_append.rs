@@ -1,6 +1,6 @@
 //! `qkv_rope_append`: the norm into scratch 0; q, k and v with their biases into scratch 1, 2 and 3; then head norms, rotary embedding and
-//! the cache, once for each slab of the cache and of the staged rows, or once for both where neither was cut. For one row, one product makes q, k and
-//! v in scratch 1, and where nothing lies between, all of the op is one dispatch.
+//! the cache, once for each slab of the cache and of the staged rows, or once for both where neither was cut and heads have no norms. For one row,
+//! one product makes q, k and v in scratch 1, and where nothing lies between, all of the op is one dispatch.
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::QkvRopeAppend;
@@ -39,18 +39,25 @@ pub(super) fn launch(
     let cached = context.windows(op.kv);
     let staged = op.staged.map(|staged| context.windows(staged));
     let mut staged = staged.unwrap_or_default();
+    let norms = [("q_norm", op.q_norm), ("k_norm", op.k_norm)];
     // Two passes over all heads would take twice the time of one, most of which is that of starting workgroups.
-    let also = match (cached.len(), staged.len()) {
-        (1, 1) => staged.pop(),
+    let twice = match (cached.len(), staged.len()) {
+        (1, 1) if norms.iter().all(|(_, norm)| norm.is_none()) => staged.pop(),
         _ => None,
     };
-    let variant = match also {
-        Some(_) => "also_staged",
-        None => "also_nothing",
+    let rows_of = if twice.is_some() {
+        "rows_twice"
+    } else {
+        "rows_once"
     };
-    let kernel = kernel("qkv_rope_append", &[context.reduce(), variant])?;
-    let also_rows = also.as_ref().map_or(0, |window| window.rows);
-    let also = also.map(|window| ("also", window.bound));
+    let kernel = kernel("qkv_rope_append", &[context.reduce(), rows_of])?;
+    let staged_rows = twice.as_ref().map_or(0, |window| window.rows);
+    let more = match twice {
+        Some(window) => vec![("staged", window.bound)],
+        None => norms
+            .map(|(name, norm)| (name, norm.map_or(absent, Bound::Tensor)))
+            .to_vec(),
+    };
     let windows = cached
         .into_iter()
         .map(|window| (window, false))
@@ -69,7 +76,7 @@ pub(super) fn launch(
             ("has_k_norm", u32::from(op.k_norm.is_some()).into()),
             ("unroped", u32::from(unroped || staged).into()),
             ("staged", u32::from(staged).into()),
-            ("also_rows", also_rows.into()),
+            ("staged_rows", staged_rows.into()),
             ("rope_rows", op.rope.rows.into()),
             ("q_pitch", op.q.cols.next_multiple_of(4).into()),
             ("kv_in_pitch", op.shape.width().next_multiple_of(4).into()),
@@ -85,8 +92,6 @@ pub(super) fn launch(
             ("q_in", inputs.q),
             ("k_in", inputs.k),
             ("v_in", inputs.v),
-            ("q_norm", op.q_norm.map_or(absent, Bound::Tensor)),
-            ("k_norm", op.k_norm.map_or(absent, Bound::Tensor)),
             ("rope", context.whole(name, "rope", op.rope)?),
             ("rows", Bound::Tensor(op.rows)),
             ("count", Bound::Tensor(op.count)),
@@ -97,7 +102,7 @@ pub(super) fn launch(
             kernel,
             overrides: Vec::new(),
             params: params(kernel, &values)?,
-            bindings: bindings.into_iter().chain(also).collect(),
+            bindings: bindings.iter().chain(&more).copied().collect(),
             grid,
             work: u64::from(rows) * u64::from(grid[0]) * u64::from(head_dim),
         });
