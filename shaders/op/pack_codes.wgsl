@@ -1,8 +1,9 @@
 // What: scales and codes of each coded token of the blocks into `latents`; its error and its gain into `outcomes`.
 // Contract: engine/contract/src/op/pack.rs
-// Grid: y * x_groups + x = tokens * TEAM / 128; TEAM of a workgroup's 128 threads a token.
+// Grid: y * x_groups + x = tokens / TOKENS; 128 threads take TOKENS tokens at once, so that what a latent needs is read once for all of them.
 // Shared: 8 KiB of codes, 4 KiB of scales, 1 KiB for their extremes, and 1 KiB for the sums.
-// Numerics: what is rounded to f16 or a code, or ranked, is summed in pairs of f32 and divided as IEEE 754 says, on every device alike.
+// Numerics: what is rounded to f16 or a code, or ranked, is summed in pairs of f32 and divided as IEEE 754 says, on every device alike; what codes lose,
+// which is small beside what they are taken from, is summed in f32 first.
 
 const WORKGROUP: u32 = 128u;
 //:import part/latent
@@ -43,26 +44,26 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> z: array<f32>;
-@group(0) @binding(2) var<storage, read> residual: array<f32>;
+@group(0) @binding(1) var<storage, read> z: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> blocks: array<BlockDesc>;
 @group(0) @binding(4) var<storage, read> count: array<u32>;
 @group(0) @binding(5) var<storage, read> entries: array<u32>;
-@group(0) @binding(6) var<storage, read> metric: array<f32>;
+@group(0) @binding(6) var<storage, read> metric: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> components: array<ComponentDesc>;
-@group(0) @binding(8) var<storage, read> energy: array<f32>;
+@group(0) @binding(8) var<storage, read> energy: array<vec4<f32>>;
 @group(0) @binding(9) var<storage, read_write> latents: array<u32>;
 // [token]: the error as a pair, and the bits of the gain.
 @group(0) @binding(10) var<storage, read_write> outcomes: array<vec4<f32>>;
 
-// Threads of a token: fewer share the waits of a workgroup, of which each has little to do; a power of two from SEEKERS on.
-override TEAM: u32 = 128u;
+// Tokens of a workgroup: 1, 2 or 4.
+override TOKENS: u32 = 4u;
 
 // Each token has its share of codes and scales.
 const CODE_ROOM: u32 = 2048u;
 const SCALE_ROOM: u32 = 512u;
 var<workgroup> codes: array<atomic<u32>, CODE_ROOM>;
-// Scale and minimum of each group.
+// Scale and minimum of each group; in the end [token][thread], what a thread found of a token's error.
 var<workgroup> scales: array<vec2<f32>, SCALE_ROOM>;
 // Least and largest latent that a thread found.
 var<workgroup> extremes: array<vec2<f32>, WORKGROUP>;
@@ -96,8 +97,17 @@ fn scale_of(bounds: vec2<f32>, group: u32) -> vec2<f32> {
     return vec2<f32>(halved(quotient(max(bounds.y, -bounds.x), unit)), 0.0);
 }
 
+// A latent's value of a token.
+fn latent_of(start: u32, i: u32) -> f32 {
+    return z[start + i / 4u][i % 4u];
+}
+
 // The code of a value, which it also restores.
 fn code_of(value: f32, component: ComponentDesc, scale: vec2<f32>) -> vec2<f32> {
+    if params.rule == PLAIN {
+        let code = half_bits(value);
+        return vec2<f32>(f32(code), unpack2x16float(code).x);
+    }
     let padding = select(0.0, 1.0e-6, params.rule == MIN_MAX);
     let unit = (scale.x + padding) * component.step;
     var steps = 0.0;
@@ -109,46 +119,57 @@ fn code_of(value: f32, component: ComponentDesc, scale: vec2<f32>) -> vec2<f32> 
     return vec2<f32>(code, scale.x * (component.step * (code - component.zero)) + scale.y);
 }
 
+// Codes that share a word: a thread joins its own before it stores them, since others store theirs there at the same time.
+fn store_codes(place: u32, joined: u32) {
+    if joined != 0u {
+        atomicOr(&codes[place], joined);
+    }
+}
+
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let teams = WORKGROUP / TEAM;
-    let team = thread / TEAM;
-    let own = thread % TEAM;
+    // A team of threads looks for the scale of a token.
+    let team_size = WORKGROUP / TOKENS;
+    let team = thread / team_size;
+    let own = thread % team_size;
     // All of the workgroup's tokens are in one block.
-    let row = (group.y * params.x_groups + group.x) * teams + team;
+    let first_row = (group.y * params.x_groups + group.x) * TOKENS;
+    let row = first_row + team;
     let lane = row % BLOCK;
-    if row / BLOCK >= min(count[0], params.blocks) {
+    if first_row / BLOCK >= min(count[0], params.blocks) {
         return;
     }
+    // References have no codes.
     let coded = !is_reference(lane);
-    // Threads of a reference have nothing to do but wait.
-    let rank = select(0u, params.rank, coded);
-    let code_words = select(0u, params.code_words, coded);
-    let block = blocks[row / BLOCK];
+    let block = blocks[first_row / BLOCK];
     let record = record_base(block.blocks, block.index);
-    let start = row * params.z_pitch;
-    let first_code = team * (CODE_ROOM / teams);
-    let first_scale = team * (SCALE_ROOM / teams);
-    for (var word = own; word < code_words; word += TEAM) {
+    let pitch = params.z_pitch / 4u;
+    let start = row * pitch;
+    let code_room = CODE_ROOM / TOKENS;
+    let scale_room = SCALE_ROOM / TOKENS;
+    let first_code = team * code_room;
+    let first_scale = team * scale_room;
+    for (var word = own; word < params.code_words; word += team_size) {
         atomicStore(&codes[first_code + word], 0u);
     }
     if params.rule == GAIN {
         let leading = min(params.rank, GAIN_LATENTS);
         var squares = vec2<f32>();
-        for (var i = own; i < min(rank, leading); i += TEAM) {
-            squares = double_add(squares, double_square(z[start + i]));
+        for (var i = own; i < leading; i += team_size) {
+            squares = double_add(squares, double_square(latent_of(start, i)));
         }
-        let gain = gain_of(double_total(squares, thread, TEAM), f32(leading));
+        let gain = gain_of(double_total(squares, thread, team_size), f32(leading));
         if own == 0u {
             scales[first_scale] = vec2<f32>(gain, 0.0);
         }
     } else if params.rule != PLAIN {
-        for (var first = 0u; first < params.groups; first += TEAM / SEEKERS) {
+        for (var first = 0u; first < params.groups; first += team_size / SEEKERS) {
             let sought = first + own / SEEKERS;
-            let end = min((sought + 1u) * params.group, rank);
+            let end = min((sought + 1u) * params.group, params.rank);
             var bounds = vec2<f32>(3.0e38, -3.0e38);
             for (var i = sought * params.group + own % SEEKERS; i < end; i += SEEKERS) {
-                bounds = vec2<f32>(min(bounds.x, z[start + i]), max(bounds.y, z[start + i]));
+                let value = latent_of(start, i);
+                bounds = vec2<f32>(min(bounds.x, value), max(bounds.y, value));
             }
             extremes[thread] = bounds;
             workgroupBarrier();
@@ -167,7 +188,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Gains, of which two tokens share a word, are stored with the escapes.
     if coded && (params.rule == SYMMETRIC || params.rule == MIN_MAX) {
         let to = record + params.scales_at + coded_index(lane) * params.scales / 2u;
-        for (var word = own; word < params.scales / 2u; word += TEAM) {
+        for (var word = own; word < params.scales / 2u; word += team_size) {
             if params.rule == MIN_MAX {
                 let scale = scales[first_scale + word];
                 latents[to + word] = half_pair(scale.x, scale.y);
@@ -181,42 +202,112 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
 
-    var error = vec2<f32>();
-    for (var i = own; i < rank; i += TEAM) {
-        let value = z[start + i];
-        let component = components[i];
-        var restored = 0.0;
-        if component.bits > 0u {
-            var code = 0u;
-            if params.rule == PLAIN {
-                code = half_bits(value);
-                restored = unpack2x16float(code).x;
-            } else {
-                let found = code_of(value, component, scales[first_scale + i / params.group]);
-                code = u32(found.x);
-                restored = found.y;
-            }
-            let word = first_code + component.offset / 32u;
+    // Of all tokens together: four latents at a time, then four columns.
+    //:repeat t = 0..4
+    var error$(t) = vec2<f32>();
+    var lost$(t) = 0.0;
+    //:end
+    for (var quad = thread; 4u * quad < params.rank; quad += WORKGROUP) {
+        var weights = energy[quad];
+        //:repeat t = 0..4
+        var values$(t) = vec4<f32>();
+        var joined$(t) = 0u;
+        if $(t)u < TOKENS {
+            values$(t) = z[(first_row + $(t)u) * pitch + quad];
+        }
+        //:end
+        var word = 0u;
+        // A loop, and no more code than its cache holds.
+        let end = min(4u * quad + 4u, params.rank);
+        for (var i = 4u * quad; i < end; i++) {
+            let component = components[i];
             let bit = component.offset % 32u;
-            atomicOr(&codes[word], code << bit);
-            if bit + component.bits > 32u {
-                atomicOr(&codes[word + 1u], code >> (32u - bit));
+            let next = component.offset / 32u;
+            var in_group = 0u;
+            if params.rule > GAIN {
+                in_group = i / params.group;
+            }
+            if next != word {
+                //:repeat t = 0..4
+                if $(t)u < TOKENS {
+                    store_codes($(t)u * code_room + word, joined$(t));
+                    joined$(t) = 0u;
+                }
+                //:end
+                word = next;
+            }
+            let is_cut = bit + component.bits > 32u;
+            let weight = split(weights.x);
+            weights = weights.yzwx;
+            //:repeat t = 0..4
+            if $(t)u < TOKENS {
+                let value = values$(t).x;
+                values$(t) = values$(t).yzwx;
+                var restored = 0.0;
+                if component.bits > 0u {
+                    let found = code_of(value, component, scales[$(t)u * scale_room + in_group]);
+                    let code = u32(found.x);
+                    restored = found.y;
+                    joined$(t) |= code << bit;
+                    if is_cut {
+                        store_codes($(t)u * code_room + word, joined$(t));
+                        joined$(t) = code >> (32u - bit);
+                    }
+                }
+                let rest = value - restored;
+                lost$(t) = fma(weight.z * rest, rest, lost$(t));
+                error$(t) = double_add(error$(t), -double_weighed(double_square(value), weight));
+            }
+            //:end
+            if is_cut {
+                word += 1u;
             }
         }
-        let weight = energy[i];
-        error = double_add(error, double_scale(double_square(value - restored), weight));
-        error = double_add(error, -double_scale(double_square(value), weight));
+        //:repeat t = 0..4
+        if $(t)u < TOKENS {
+            store_codes($(t)u * code_room + word, joined$(t));
+        }
+        //:end
     }
-    for (var column = own; coded && column < params.cols; column += TEAM) {
-        let value = residual[row * params.cols + column];
-        error = double_add(error, double_scale(double_square(value), metric[column]));
+    let quads = params.cols / 4u;
+    for (var quad = thread; quad < quads; quad += WORKGROUP) {
+        let weights = metric[quad];
+        //:repeat t = 0..4
+        var values$(t) = vec4<f32>();
+        if $(t)u < TOKENS {
+            values$(t) = residual[(first_row + $(t)u) * quads + quad];
+        }
+        //:end
+        //:repeat c = 0..4
+        {
+            let weight = split(weights[$(c)]);
+            //:repeat t = 0..4
+            if $(t)u < TOKENS {
+                error$(t) = double_add(error$(t), double_weighed(double_square(values$(t)[$(c)]), weight));
+            }
+            //:end
+        }
+        //:end
     }
-    let total = double_total(error, thread, TEAM);
-    for (var word = own; word < code_words; word += TEAM) {
+    let gain = scales[first_scale].x;
+    // All have read the scales.
+    workgroupBarrier();
+    //:repeat t = 0..4
+    if $(t)u < TOKENS {
+        scales[$(t)u * WORKGROUP + thread] = double_add(error$(t), vec2<f32>(lost$(t), 0.0));
+    }
+    //:end
+    workgroupBarrier();
+    var error = vec2<f32>();
+    for (var i = own; i < WORKGROUP; i += team_size) {
+        error = double_add(error, scales[team * WORKGROUP + i]);
+    }
+    let total = double_total(error, thread, team_size);
+    for (var word = own; coded && word < params.code_words; word += team_size) {
         latents[record + params.codes_at + coded_index(lane) * params.code_words + word] = atomicLoad(&codes[first_code + word]);
     }
     if coded && own == 0u {
-        let gain = select(0.0, scales[first_scale].x, params.rule == GAIN);
-        outcomes[row] = vec4<f32>(total, bitcast<f32>(half_bits(gain)), 0.0);
+        let bits = half_bits(select(0.0, gain, params.rule == GAIN));
+        outcomes[row] = vec4<f32>(total, bitcast<f32>(bits), 0.0);
     }
 }

@@ -51,18 +51,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let record = record_base(block.blocks, block.index);
     let coded = !is_reference(thread);
     let outcome = outcomes[group.x * BLOCK + thread];
-    errors[thread] = outcome.xy;
+    // References are behind all others.
+    errors[thread] = select(vec2<f32>(-3.0e38, 0.0), outcome.xy, coded);
     gains[thread] = 0u;
     chosen[thread] = 0xffffffffu;
     workgroupBarrier();
     if coded {
         gains[coded_index(thread)] = bitcast<u32>(outcome.z);
         var worse = 0u;
-        for (var other = 0u; other < BLOCK; other++) {
-            let found = errors[other];
-            let larger = found.x > outcome.x || (found.x == outcome.x && found.y > outcome.y);
-            let equal = found.x == outcome.x && found.y == outcome.y;
-            worse += u32(!is_reference(other) && (larger || (equal && other < thread)));
+        for (var first = 0u; first < BLOCK; first += 8u) {
+            //:repeat i = 0..8
+            {
+                let other = errors[first + $(i)u];
+                let equal = other.x == outcome.x && (other.y > outcome.y || (other.y == outcome.y && first + $(i)u < thread));
+                worse += u32(other.x > outcome.x || equal);
+            }
+            //:end
         }
         chosen[worse] = thread;
     }

@@ -5,8 +5,7 @@
 // Numerics: f32, less the mean, in the order of the columns; what a token adds to all its distances is left out, since ranks do not need it.
 
 const WORKGROUP: u32 = 128u;
-//:import part/exact_load
-//:import part/staged
+//:import part/latent
 
 struct Params {
     blocks: u32,
@@ -25,7 +24,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> staged: array<vec2<u32>>;
+@group(0) @binding(1) var<storage, read> staged: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> blocks: array<BlockDesc>;
 @group(0) @binding(3) var<storage, read> count: array<u32>;
 @group(0) @binding(4) var<storage, read> entries: array<u32>;
@@ -35,28 +34,55 @@ struct Params {
 // [block][token][split][neighbour] as the bits of a distance and an ordinal, the nearest first.
 @group(0) @binding(8) var<storage, read_write> found: array<vec2<u32>>;
 
+// Neighbours for which there is room: those that are asked for, or more.
+override NEAREST: u32 = 8u;
+
 // Further than any candidate.
 const FAR: f32 = 3.0e38;
 
 // Element [column * 32 + g] holds tokens 4 g to 4 g + 3; or [g * 128 + token] their distances from candidates 4 g to 4 g + 3 of 16.
 var<workgroup> tokens: array<vec4<f32>, 512>;
-// Element [column * 16 + g] holds candidates 4 g to 4 g + 3, times the metric; [quad * 16 + g] the parts of their norms.
-var<workgroup> candidates: array<vec4<f32>, 256>;
-var<workgroup> norms: array<vec4<f32>, 64>;
+// Element [column * PITCH + g] holds candidates 4 g to 4 g + 3, times the metric. Columns that two threads of a candidate write are half of the banks
+// apart.
+const PITCH: u32 = 17u;
+var<workgroup> candidates: array<vec4<f32>, 272>;
+// [half * 16 + g]: what each of a candidate's two threads found of its norm.
+var<workgroup> norms: array<vec4<f32>, 32>;
 
-// Where a candidate lies: a staged row, or the first word of a reference.
-fn place(block: BlockDesc, candidate: u32) -> u32 {
-    if candidate < block.sinks {
-        return candidate;
-    }
-    return reference_base(block.blocks, candidate - block.sinks);
+// Words of two quads of a candidate, and of their scale.
+struct Raw {
+    low: vec2<u32>,
+    high: vec2<u32>,
+    scale: u32,
 }
 
-fn candidate_quad(block: BlockDesc, candidate: u32, place: u32, quad: u32) -> vec4<f32> {
-    if candidate < block.sinks {
-        return staged_quad(place, quad);
+// Quads `quad` and `quad + 2` of a candidate that lies at staged row `place`, if it is a sink, or else from word `place` on.
+fn fetch(is_sink: bool, place: u32, quad: u32) -> Raw {
+    var raw: Raw;
+    if is_sink {
+        let words = staged[place * (params.cols / 8u) + quad / 2u];
+        let next = staged[place * (params.cols / 8u) + quad / 2u + 1u];
+        raw.low = select(words.xy, words.zw, quad % 2u == 1u);
+        raw.high = select(next.xy, next.zw, quad % 2u == 1u);
+    } else if params.exact_f16 != 0u {
+        let at = place + 2u * quad;
+        raw.low = vec2<u32>(latents[at], latents[at + 1u]);
+        raw.high = vec2<u32>(latents[at + 4u], latents[at + 5u]);
+    } else {
+        raw.low.x = latents[place + quad];
+        raw.high.x = latents[place + quad + 2u];
+        raw.scale = latents[place + params.cols / 4u + quad / 16u];
     }
-    return exact_quad(place, quad);
+    return raw;
+}
+
+// Four elements, less the mean.
+fn apart(words: vec2<u32>, scale: f32, as_codes: bool, middle: vec4<f32>) -> vec4<f32> {
+    if as_codes {
+        let codes = (vec4<u32>(words.x) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u);
+        return (middle + scale * (vec4<f32>(codes) - 128.0)) - middle;
+    }
+    return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)) - middle;
 }
 
 @compute @workgroup_size(128)
@@ -71,13 +97,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let share = (all + 64u * params.splits - 1u) / (64u * params.splits) * 64u;
     let start = min(group.x * share, all);
     let end = min(start + share, all);
-    // What this thread brings in: one quad of columns of four tokens and, of the first 64 threads, of four candidates.
-    let token_part = thread % 32u;
-    let token_quad = thread / 32u;
-    let token_row = block.source + 4u * token_part;
-    let part = thread % 16u;
-    let quad = (thread / 16u) % 4u;
-    // What it measures: tokens 8 down to 8 down + 7 against candidates 8 across to 8 across + 7.
+    // What this thread brings in: 16 columns of a token, and two quads of every four of a candidate, which another thread shares.
+    let token_place = (block.source + thread) * (params.cols / 8u);
+    let brought = thread / 2u;
+    let half = thread % 2u;
+    // What it measures: tokens 8 down to 8 down + 7 against candidates 4 across to 4 across + 3, and 32 after those.
     let across = thread % 8u;
     let down = thread / 8u;
     // In the end it keeps the best of one token, which sees the candidates below `limit`.
@@ -86,50 +110,69 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var least$(i) = FAR;
     var best$(i) = 0u;
     //:end
+    let quads = params.cols / 4u;
     for (var at = start; at < end; at += 64u) {
         // Beyond the last candidate it repeats the last.
-        //:repeat i = 0..4
-        let candidate$(i) = min(at + 4u * part + $(i)u, end - 1u);
-        let place$(i) = place(block, candidate$(i));
-        //:end
-        var norm = vec4<f32>();
+        let candidate = min(at + brought, end - 1u);
+        let is_sink = candidate < block.sinks;
+        let as_codes = !is_sink && params.exact_f16 == 0u;
+        var place = candidate;
+        if !is_sink {
+            let number = candidate - block.sinks;
+            place = record_base(block.blocks, number / params.references) + (number % params.references) * params.exact_words;
+        }
+        var norm = 0.0;
         //:repeat r = 0..8
         var near$(r) = vec4<f32>();
         var next$(r) = vec4<f32>();
         //:end
-        for (var first_quad = 0u; first_quad < params.cols / 4u; first_quad += 4u) {
+        // Rows are loaded a step ahead.
+        var token_low = staged[token_place];
+        var token_high = staged[token_place + 1u];
+        var raw = fetch(is_sink, place, half);
+        for (var first_quad = 0u; first_quad < quads; first_quad += 4u) {
+            //:repeat q = 0..4
+            let middle$(q) = mean[first_quad + $(q)u];
+            //:end
+            let weight_low = metric[first_quad + half];
+            let weight_high = metric[first_quad + half + 2u];
             // All have read what the last step left.
             workgroupBarrier();
             {
-                let source = first_quad + token_quad;
-                let middle = mean[source];
-                //:repeat i = 0..4
-                let quad$(i) = staged_quad(token_row + $(i)u, source) - middle;
-                //:end
+                let part0 = vec4<f32>(unpack2x16float(token_low.x), unpack2x16float(token_low.y)) - middle0;
+                let part1 = vec4<f32>(unpack2x16float(token_low.z), unpack2x16float(token_low.w)) - middle1;
+                let part2 = vec4<f32>(unpack2x16float(token_high.x), unpack2x16float(token_high.y)) - middle2;
+                let part3 = vec4<f32>(unpack2x16float(token_high.z), unpack2x16float(token_high.w)) - middle3;
+                //:repeat q = 0..4
                 //:repeat c = 0..4
-                tokens[(4u * token_quad + $(c)u) * 32u + token_part] = vec4<f32>(quad0[$(c)], quad1[$(c)], quad2[$(c)], quad3[$(c)]);
+                tokens[(4u * $(q)u + $(c)u) * 32u + thread / 4u][thread % 4u] = part$(q)[$(c)];
+                //:end
                 //:end
             }
-            if thread < 64u {
-                let source = first_quad + quad;
-                let middle = mean[source];
-                let weight = metric[source];
-                //:repeat i = 0..4
-                let apart$(i) = candidate_quad(block, candidate$(i), place$(i), source) - middle;
-                let weighed$(i) = weight * apart$(i);
-                //:end
-                norm += vec4<f32>(dot(apart0, weighed0), dot(apart1, weighed1), dot(apart2, weighed2), dot(apart3, weighed3));
+            {
+                let halves = unpack2x16float(raw.scale);
+                let scale = select(halves.x, halves.y, (first_quad & 8u) != 0u);
+                let low = apart(raw.low, scale, as_codes, select(middle0, middle1, half == 1u));
+                let high = apart(raw.high, scale, as_codes, select(middle2, middle3, half == 1u));
+                let low_weighed = weight_low * low;
+                let high_weighed = weight_high * high;
+                norm += dot(low, low_weighed) + dot(high, high_weighed);
                 //:repeat c = 0..4
-                candidates[(4u * quad + $(c)u) * 16u + part] = vec4<f32>(weighed0[$(c)], weighed1[$(c)], weighed2[$(c)], weighed3[$(c)]);
+                candidates[(4u * half + $(c)u) * PITCH + brought / 4u][brought % 4u] = low_weighed[$(c)];
+                candidates[(4u * half + 8u + $(c)u) * PITCH + brought / 4u][brought % 4u] = high_weighed[$(c)];
                 //:end
             }
             workgroupBarrier();
+            let ahead = min(first_quad + 4u, quads - 4u);
+            token_low = staged[token_place + ahead / 2u];
+            token_high = staged[token_place + ahead / 2u + 1u];
+            raw = fetch(is_sink, place, ahead + half);
             //:repeat c = 0..16
             {
                 let low = tokens[$(c)u * 32u + 2u * down];
                 let high = tokens[$(c)u * 32u + 2u * down + 1u];
-                let left = candidates[$(c)u * 16u + 2u * across];
-                let right = candidates[$(c)u * 16u + 2u * across + 1u];
+                let left = candidates[$(c)u * PITCH + across];
+                let right = candidates[$(c)u * PITCH + 8u + across];
                 //:repeat r = 0..4
                 near$(r) += low[$(r)] * left;
                 next$(r) += low[$(r)] * right;
@@ -141,38 +184,43 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             //:end
         }
-        if thread < 64u {
-            norms[quad * 16u + part] = norm;
-        }
+        norms[half * 16u + brought / 4u][brought % 4u] = norm;
         workgroupBarrier();
-        let left_norm = norms[2u * across] + norms[16u + 2u * across] + norms[32u + 2u * across] + norms[48u + 2u * across];
-        let right_norm = norms[2u * across + 1u] + norms[17u + 2u * across] + norms[33u + 2u * across] + norms[49u + 2u * across];
+        let left_norm = norms[across] + norms[16u + across];
+        let right_norm = norms[8u + across] + norms[24u + across];
         for (var round = 0u; round < 4u; round++) {
-            if across / 2u == round {
-                let to = (across % 2u) * 256u + 8u * down;
-                //:repeat r = 0..8
-                tokens[to + $(r)u] = left_norm - 2.0 * near$(r);
-                tokens[to + 128u + $(r)u] = right_norm - 2.0 * next$(r);
-                //:end
+            if across / 4u == round % 2u {
+                let to = (across % 4u) * 128u + 8u * down;
+                if round < 2u {
+                    //:repeat r = 0..8
+                    tokens[to + $(r)u] = left_norm - 2.0 * near$(r);
+                    //:end
+                } else {
+                    //:repeat r = 0..8
+                    tokens[to + $(r)u] = right_norm - 2.0 * next$(r);
+                    //:end
+                }
             }
             workgroupBarrier();
             for (var g = 0u; g < 4u; g++) {
                 let distances = tokens[g * 128u + thread];
                 //:repeat c = 0..4
-                if at + 16u * round + 4u * g + $(c)u < limit && distances[$(c)] < least7 {
+                if at + 16u * round + 4u * g + $(c)u < limit && distances[$(c)] < select(least7, least3, NEAREST <= 4u) {
                     var distance = distances[$(c)];
                     var which = at + 16u * round + 4u * g + $(c)u;
                     // Once it has found its place, all after it move on by one.
                     var placed = false;
                     //:repeat i = 0..8
-                    placed = placed || distance < least$(i);
-                    if placed {
-                        let moved_distance = least$(i);
-                        let moved = best$(i);
-                        least$(i) = distance;
-                        best$(i) = which;
-                        distance = moved_distance;
-                        which = moved;
+                    if $(i)u < NEAREST {
+                        placed = placed || distance < least$(i);
+                        if placed {
+                            let moved_distance = least$(i);
+                            let moved = best$(i);
+                            least$(i) = distance;
+                            best$(i) = which;
+                            distance = moved_distance;
+                            which = moved;
+                        }
                     }
                     //:end
                 }

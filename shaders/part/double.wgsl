@@ -13,7 +13,7 @@ fn double_add(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
 fn double_square(value: f32) -> vec2<f32> {
     let high = upper(value);
     let low = value - high;
-    return vec2<f32>(high * high, 2.0 * high * low + low * low);
+    return vec2<f32>(high * high, low * (value + high));
 }
 
 fn double_scale(a: vec2<f32>, factor: f32) -> vec2<f32> {
@@ -22,6 +22,19 @@ fn double_scale(a: vec2<f32>, factor: f32) -> vec2<f32> {
     let factor_high = upper(factor);
     let factor_low = factor - factor_high;
     return vec2<f32>(high * factor_high, high * factor_low + low * factor_high + low * factor_low + a.y * factor);
+}
+
+// A number in two parts, of which products with upper parts are exact, and itself.
+fn split(value: f32) -> vec3<f32> {
+    let high = upper(value);
+    return vec3<f32>(high, value - high, value);
+}
+
+// `double_scale` by a factor that was split.
+fn double_weighed(a: vec2<f32>, factor: vec3<f32>) -> vec2<f32> {
+    let high = upper(a.x);
+    let low = (a.x - high) + a.y;
+    return vec2<f32>(high * factor.x, fma(high, factor.y, low * factor.z));
 }
 
 // The pair whose large part is the sum rounded, so that pairs are ordered as their parts are in turn.

@@ -10,11 +10,14 @@ fn staged_pair(source: u32, column: u32) -> vec2<f32> {
 
 // The bits of the scale of the group from `column` on.
 fn group_scale(source: u32, column: u32) -> u32 {
+    // All loads at once.
+    //:repeat i = 0..16
+    let pair$(i) = abs(staged_pair(source, column + 2u * $(i)u));
+    //:end
     var largest = 0.0;
-    for (var i = 0u; i < EXACT_GROUP; i += 2u) {
-        let pair = abs(staged_pair(source, column + i));
-        largest = max(largest, max(pair.x, pair.y));
-    }
+    //:repeat i = 0..16
+    largest = max(largest, max(pair$(i).x, pair$(i).y));
+    //:end
     return half_bits(quotient(largest, 127.0));
 }
 

@@ -10,14 +10,16 @@ fn upper(value: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(value) & 0xfffff000u);
 }
 
-// a / b, rounded as IEEE 754 says, from the device's own division, which may be a few units off; for numbers far from the ends of the range
-// of f32, and b other than 0.
+// a / b, rounded as IEEE 754 says, from the device's own division of 1 by b, which may be a few units off; for numbers far from the ends of the
+// range of f32, and b other than 0.
 fn quotient(a: f32, b: f32) -> f32 {
-    let near = hidden(a / b);
+    let inverse = 1.0 / b;
+    let near = hidden(a * inverse);
     let near_high = upper(near);
     let near_low = hidden(near - near_high);
     let b_high = upper(b);
     let b_low = hidden(b - b_high);
-    let rest = (((a - near_high * b_high) - near_high * b_low) - near_low * b_high) - near_low * b_low;
-    return near + rest / b;
+    // All products are exact.
+    let rest = fma(-near_low, b_low, fma(-near_low, b_high, fma(-near_high, b_low, fma(-near_high, b_high, a))));
+    return fma(rest, inverse, near);
 }

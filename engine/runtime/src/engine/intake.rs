@@ -3,6 +3,7 @@
 use longwave_contract::kv::BLOCK;
 use longwave_contract::{BufferId, Recording, Tensor};
 
+use super::buffers::BATCH;
 use super::layers::{Probe, Probing, Staging};
 use super::plans::{Bucket, Key};
 use super::{Engine, Given, Outcome, Wants};
@@ -58,6 +59,16 @@ impl Intake {
     /// Whether the prompt is one chunk, which stays where ops work and takes all layers in one unit.
     fn is_single(&self) -> bool {
         self.tokens() <= self.chunk as usize
+    }
+
+    /// Blocks that the prompt fills.
+    fn blocks(&self) -> u32 {
+        (self.after.blocks.len() - self.before.blocks.len()) as u32
+    }
+
+    /// Whether one set of tables serves the embeddings, all layers and their blocks.
+    fn shares_tables(&self) -> bool {
+        self.is_single() && self.before.is_empty() && self.blocks() <= BATCH
     }
 }
 
@@ -235,7 +246,11 @@ impl Engine {
         let start = intake.before.len();
         for (index, part) in intake.chunks().enumerate() {
             let first = start + index as u32 * intake.chunk;
-            self.fill_chunk((intake.id, wants), &intake.after, first, part, staging)?;
+            self.fill_chunk((intake.id, wants), &intake.after, first, part, staging);
+            if intake.shares_tables() {
+                self.add_batch(&intake.after, 0, 0..intake.blocks());
+            }
+            self.tables.upload(&*self.backend)?;
             self.run_key(Key::Embed(bucket), |engine| {
                 let mut recording = Recording::new("embeddings of a chunk");
                 engine.model.record_embedding(&mut recording, &step)?;
@@ -284,14 +299,29 @@ impl Engine {
         if !single {
             self.backend.copy(place, x, bytes)?;
         }
-        self.fill_chunk((intake.id, wants), after, first, part, staging)?;
-        self.run_key(Key::Layer(layer, bucket), |engine| {
-            engine.record_layer(layer, &step)
+        let last = index + 1 == count;
+        let shares = intake.shares_tables();
+        if !shares {
+            self.fill_chunk((intake.id, wants), after, first, part, staging);
+            self.tables.upload(&*self.backend)?;
+        }
+        // A plan more for each layer would leave the device idle in between.
+        let joined = coded && shares && probe.is_none() && intake.blocks() > 0;
+        let blocks = if joined {
+            intake.blocks().next_power_of_two()
+        } else {
+            0
+        };
+        self.run_key(Key::Layer(layer, bucket, blocks), |engine| {
+            let mut recording = engine.record_layer(layer, &step)?;
+            if blocks > 0 {
+                engine.record_blocks(&mut recording, layer, blocks)?;
+            }
+            Ok(recording)
         })?;
         if !single {
             self.backend.copy(x, place, bytes)?;
         }
-        let last = index + 1 == count;
         if last && layer + 1 == layers {
             // While its rows and tables are there.
             let bucket = Bucket {
@@ -327,8 +357,15 @@ impl Engine {
             return Ok(());
         }
         if coded {
-            let count = (after.blocks.len() - before.blocks.len()) as u32;
-            self.encode(layer, after, before.blocks.len() as u32, count)?;
+            if blocks == 0 {
+                self.encode(
+                    layer,
+                    after,
+                    before.blocks.len() as u32,
+                    intake.blocks(),
+                    shares,
+                )?;
+            }
             self.keep_tail(layer, before, after)?;
         }
         intake.part = 0;

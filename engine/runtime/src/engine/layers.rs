@@ -1,5 +1,7 @@
 //! Prompts of policies that compress: layer by layer over the whole prompt, so that one layer's raw rows are held at a time.
 
+use std::ops::Range;
+
 use longwave_contract::kv::{BLOCK, KeySpace, PAGE};
 use longwave_contract::{Recording, Tensor};
 
@@ -55,7 +57,7 @@ impl Staging {
 }
 
 impl Engine {
-    /// Writes the tables of a chunk.
+    /// Fills the tables of a chunk, which are still to be uploaded.
     pub(super) fn fill_chunk(
         &mut self,
         (id, wants): (SequenceId, Wants<'_>),
@@ -63,7 +65,7 @@ impl Engine {
         start: u32,
         tokens: &[u32],
         staging: Staging,
-    ) -> Result<(), Error> {
+    ) {
         let feed = Feed {
             sequence: id,
             tokens,
@@ -72,7 +74,6 @@ impl Engine {
         self.tables.begin();
         self.tables.add_from(start, &feed, after, &*self.policy);
         self.tables.add_chunk(|position| staging.row(position));
-        self.tables.upload(&*self.backend)
     }
 
     /// Records one layer over a chunk.
@@ -150,47 +151,65 @@ impl Engine {
         })
     }
 
-    /// Compresses `count` blocks of a layer from the staged rows, where the sequence has `earlier` ones.
+    /// Adds some of the blocks that follow a sequence's `earlier` ones to the tables.
+    pub(super) fn add_batch(&mut self, sequence: &Sequence, earlier: u32, some: Range<u32>) {
+        let sinks = self.sinks();
+        let from = sinks.next_multiple_of(PAGE) + some.start * BLOCK;
+        let known = &sequence.blocks[..(earlier + some.end) as usize];
+        let first = earlier + some.start;
+        self.tables
+            .add_blocks(known, first, some.end - some.start, sinks, from);
+    }
+
+    /// Compresses `count` blocks of a layer from the staged rows, where the sequence has `earlier` ones; `is_filled` where the tables tell of them
+    /// already.
     pub(super) fn encode(
         &mut self,
         layer: u32,
         sequence: &Sequence,
         earlier: u32,
         count: u32,
+        is_filled: bool,
     ) -> Result<(), Error> {
-        let sinks = self.sinks();
-        let source = sinks.next_multiple_of(PAGE);
         for first in (0..count).step_by(BATCH as usize) {
             let some = (count - first).min(BATCH);
             let capacity = some.next_power_of_two();
-            self.tables.begin();
-            let known = &sequence.blocks[..(earlier + first + some) as usize];
-            let from = source + first * BLOCK;
-            self.tables
-                .add_blocks(known, earlier + first, some, sinks, from);
-            self.tables.upload(&*self.backend)?;
+            if !is_filled {
+                self.tables.begin();
+                self.add_batch(sequence, earlier, first..first + some);
+                self.tables.upload(&*self.backend)?;
+            }
             self.run_key(Key::Encode(layer, capacity), |engine| {
                 let mut recording = Recording::new(format!("blocks of layer {layer}"));
-                let layout = &engine.tables.layout;
-                let cache = engine.layer_cache(layer as usize);
-                if let (LayerCache::Coded { latents, codec, .. }, Some(layered)) =
-                    (cache, &engine.layered)
-                {
-                    let with = EncodeTensors {
-                        staged: layered.staged(),
-                        blocks: layout.first(Region::Blocks, capacity),
-                        count: layout.whole(Region::BlockCount),
-                        rows: layout.whole(Region::BlockRows),
-                        entries: layout.whole(Region::CodedEntries),
-                        latents,
-                        residual: layered.rows(capacity * BLOCK),
-                        z: layered.latents(capacity * BLOCK),
-                        inner: layered.inner(capacity * BLOCK),
-                    };
-                    codec.encode(&mut recording, &with)?;
-                }
+                engine.record_blocks(&mut recording, layer, capacity)?;
                 Ok(recording)
             })?;
+        }
+        Ok(())
+    }
+
+    /// Records that up to `capacity` blocks of a layer are compressed.
+    pub(super) fn record_blocks(
+        &self,
+        recording: &mut Recording,
+        layer: u32,
+        capacity: u32,
+    ) -> Result<(), Error> {
+        let layout = &self.tables.layout;
+        let cache = self.layer_cache(layer as usize);
+        if let (LayerCache::Coded { latents, codec, .. }, Some(layered)) = (cache, &self.layered) {
+            let with = EncodeTensors {
+                staged: layered.staged(),
+                blocks: layout.first(Region::Blocks, capacity),
+                count: layout.whole(Region::BlockCount),
+                rows: layout.whole(Region::BlockRows),
+                entries: layout.whole(Region::CodedEntries),
+                latents,
+                residual: layered.rows(capacity * BLOCK),
+                z: layered.latents(capacity * BLOCK),
+                inner: layered.inner(capacity * BLOCK),
+            };
+            codec.encode(recording, &with)?;
         }
         Ok(())
     }
@@ -271,9 +290,9 @@ impl Engine {
             if let LayerCache::Raw(_) = self.layer_cache(layer as usize) {
                 continue;
             }
-            let made = self
-                .stage_tail(layer, &before)
-                .and_then(|()| self.encode(layer, &after, before.blocks.len() as u32, count));
+            let made = self.stage_tail(layer, &before).and_then(|()| {
+                self.encode(layer, &after, before.blocks.len() as u32, count, false)
+            });
             if let Err(error) = made {
                 self.pool.blocks.give_back(blocks);
                 return Err(error);

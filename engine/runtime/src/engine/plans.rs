@@ -22,8 +22,8 @@ pub(super) enum Key {
     Step(Bucket),
     /// The embeddings of a chunk.
     Embed(Bucket),
-    /// One layer over a chunk of a prompt.
-    Layer(u32, Bucket),
+    /// One layer over a chunk of a prompt, and then up to so many blocks of it; 0 for none.
+    Layer(u32, Bucket, u32),
     /// All tokens of a sequence of so many, restored for one layer.
     Restore(u32, u32),
     /// So many blocks of one layer.

@@ -1,4 +1,4 @@
-//! What changes from step to step: row descriptors, views, stores and entries, written to the device in one piece.
+//! What changes from step to step: row descriptors, views, stores and entries.
 
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use crate::error::Error;
 use crate::kv::Sequence;
 use crate::model::Tile;
 use crate::policy::Policy;
+
+/// Bytes between two tables that are rather written than left out.
+const GAP: u64 = 16 << 10;
 
 /// A table within the buffer, in the order in which they lie there. Entries come near the end, so that a step uploads only those it has; recent tokens
 /// come after them, since few steps have any.
@@ -477,7 +480,7 @@ impl Tables {
         self.longest
     }
 
-    /// Writes the tables to the device, in one piece.
+    /// Writes the tables to the device.
     ///
     /// # Errors
     /// A table is longer than its place, which the engine's checks prevent, or the device fails.
@@ -530,14 +533,9 @@ impl Tables {
             (Region::Entries, bytemuck::cast_slice(&self.entries)),
             (Region::Recent, bytemuck::cast_slice(&self.recent)),
         ];
-        let used = pieces
-            .iter()
-            .filter(|(_, bytes)| !bytes.is_empty())
-            .map(|(region, bytes)| self.layout.whole(*region).offset + bytes.len() as u64)
-            .max()
-            .unwrap_or(0);
+        // In runs: what lies between the tables of a long prompt and the next ones would be most of the bytes of a short step.
+        let mut runs: Vec<(u64, u64)> = Vec::new();
         self.staging.clear();
-        self.staging.resize(used.next_multiple_of(4) as usize, 0);
         for (region, bytes) in pieces {
             let place = self.layout.whole(region);
             if bytes.len() as u64 > place.bytes() {
@@ -547,11 +545,26 @@ impl Tables {
                     place.bytes()
                 )));
             }
-            let at = place.offset as usize;
-            if !bytes.is_empty() {
-                self.staging[at..at + bytes.len()].copy_from_slice(bytes);
+            if bytes.is_empty() {
+                continue;
             }
+            let end = place.offset + bytes.len() as u64;
+            match runs.last_mut() {
+                Some(run) if place.offset - run.1 <= GAP => {
+                    let gap = (place.offset - run.1) as usize;
+                    self.staging.resize(self.staging.len() + gap, 0);
+                    run.1 = end;
+                }
+                _ => runs.push((place.offset, end)),
+            }
+            self.staging.extend_from_slice(bytes);
         }
-        Ok(backend.write(self.buffer.id(), 0, &self.staging)?)
+        let mut rest = self.staging.as_slice();
+        for (start, end) in runs {
+            let (now, later) = rest.split_at((end - start) as usize);
+            backend.write(self.buffer.id(), start, now)?;
+            rest = later;
+        }
+        Ok(())
     }
 }

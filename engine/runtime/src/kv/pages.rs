@@ -77,6 +77,7 @@ impl PageAllocator {
 
     /// Gives pages back. A page that is not taken is left alone, so that giving back twice cannot hand a page to two sequences.
     pub fn give_back(&mut self, pages: impl IntoIterator<Item = u32>) {
+        let first = self.free.len();
         for page in pages {
             match self.holders.get_mut(page as usize) {
                 Some(holders) if *holders > 0 => {
@@ -88,6 +89,8 @@ impl PageAllocator {
                 _ => debug_assert!(false, "page {page} was given back twice"),
             }
         }
+        // They are handed out in the order in which they came: runs of pages are copied at once.
+        self.free[first..].reverse();
     }
 
     /// Whether free and held pages are all there are, and none is both: what a test asks after everything that may go wrong.
@@ -133,5 +136,13 @@ mod tests {
         assert_eq!((pages.free_pages(), pages.is_sound()), (2, true));
         pages.give_back([1]);
         assert_eq!((pages.free_pages(), pages.is_sound()), (3, true));
+    }
+
+    #[test]
+    fn pages_keep_their_order() {
+        let mut pages = PageAllocator::new(4);
+        let a = pages.take(3).expect("three are free");
+        pages.give_back(a.clone());
+        assert_eq!(pages.take(3).expect("three are free"), a);
     }
 }

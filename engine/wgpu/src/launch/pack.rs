@@ -12,18 +12,14 @@ const CODE_WORDS: u32 = 2048;
 /// Groups of a token's latents that it has room for.
 const GROUPS: u32 = 512;
 
-/// Threads of a workgroup.
-const THREADS: u32 = 128;
-/// Threads of a token, where not all of a workgroup's are.
-const TEAMS: [u32; 2] = [32, 64];
+/// Tokens of a workgroup, the most first.
+const TOKENS: [u32; 2] = [4, 2];
 
-/// Threads of a token with so many words of codes and groups: the fewest that leave it room, since the tokens of a workgroup wait together.
-fn team(code_words: u32, groups: u32) -> u32 {
-    let fits = |team: &u32| {
-        let tokens = THREADS / team;
-        code_words <= CODE_WORDS / tokens && groups <= GROUPS / tokens
-    };
-    TEAMS.into_iter().find(fits).unwrap_or(THREADS)
+/// Tokens of so many words of codes and groups that a workgroup takes at once: the most that it has room for, since they share what it reads and
+/// its waits.
+fn tokens(code_words: u32, groups: u32) -> u32 {
+    let fits = |tokens: &u32| code_words <= CODE_WORDS / tokens && groups <= GROUPS / tokens;
+    TOKENS.into_iter().find(fits).unwrap_or(1)
 }
 
 /// Elements of escapes that a workgroup writes at a time.
@@ -46,19 +42,19 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
     if blocks > context.caps.workgroups_per_axis {
         return Err(unsupported(name, format!("{blocks} blocks")));
     }
-    let tokens = u64::from(blocks) * u64::from(BLOCK);
+    let rows = u64::from(blocks) * u64::from(BLOCK);
     let whole =
         |operand, tensor| Ok::<_, BackendError>((operand, context.whole(name, operand, tensor)?));
     let shared = [
-        ("outcomes", context.scratch(name, 0, tokens * 16)?),
+        ("outcomes", context.scratch(name, 0, rows * 16)?),
         ("blocks", Bound::Tensor(op.blocks)),
         ("count", Bound::Tensor(op.count)),
         whole("entries", op.entries)?,
         whole("latents", op.latents)?,
     ];
     let codes = kernel("pack_codes", &[])?;
-    let team = team(shape.code_words(), if has_groups { groups } else { 1 });
-    let grid = context.grid(name, tokens / u64::from(THREADS / team))?;
+    let tokens = tokens(shape.code_words(), if has_groups { groups } else { 1 });
+    let grid = context.grid(name, rows / u64::from(tokens))?;
     let given = [
         ("blocks", blocks.into()),
         ("x_groups", grid[0].into()),
@@ -73,16 +69,16 @@ pub(super) fn launch(op: &Pack, context: &Context<'_>) -> Result<Vec<Dispatch>, 
     ];
     let codes = Dispatch {
         kernel: codes,
-        overrides: vec![("TEAM", f64::from(team))],
+        overrides: vec![("TOKENS", f64::from(tokens))],
         params: latent_params(codes, &shape, &given)?,
         bindings: [&shared[..], &more[..]].concat(),
         grid,
-        work: 32 * tokens * u64::from(shape.rank + shape.cols),
+        work: 32 * rows * u64::from(shape.rank + shape.cols),
     };
     let escapes = kernel("pack_escapes", &[])?;
     let gains = u32::from(shape.rule == ScaleRule::Gain);
-    let rows = shape.escapes * shape.cols.div_ceil(ESCAPED);
-    let y_groups = rows.clamp(1, ESCAPERS);
+    let parts = shape.escapes * shape.cols.div_ceil(ESCAPED);
+    let y_groups = parts.clamp(1, ESCAPERS);
     let given = [
         ("blocks", blocks.into()),
         ("y_groups", y_groups.into()),
@@ -109,10 +105,10 @@ mod tests {
 
     #[test]
     fn tokens_share_a_workgroup_that_has_room_for_them() {
-        assert_eq!(team(48, 1), 32);
-        assert_eq!(team(512, 128), 32);
-        assert_eq!(team(513, 1), 64);
-        assert_eq!(team(512, 129), 64);
-        assert_eq!(team(2048, 1), 128);
+        assert_eq!(tokens(48, 1), 4);
+        assert_eq!(tokens(512, 128), 4);
+        assert_eq!(tokens(513, 1), 2);
+        assert_eq!(tokens(512, 129), 2);
+        assert_eq!(tokens(2048, 1), 1);
     }
 }

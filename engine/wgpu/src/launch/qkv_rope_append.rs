@@ -1,6 +1,6 @@
 //! `qkv_rope_append`: the norm into scratch 0; q, k and v with their biases into scratch 1, 2 and 3; then head norms, rotary embedding and
-//! the cache, once for each slab of the cache and of the staged rows. For one row, one product makes q, k and v in scratch 1,
-//! and where nothing lies between, all of the op is one dispatch.
+//! the cache, once for each slab of the cache and of the staged rows, or once for both where neither was cut and heads have no norms. For one row,
+//! one product makes q, k and v in scratch 1, and where nothing lies between, all of the op is one dispatch.
 
 use longwave_contract::kv::KeySpace;
 use longwave_contract::op::QkvRopeAppend;
@@ -34,15 +34,34 @@ pub(super) fn launch(
         Projection::One => one(op, context)?,
         Projection::Several => several(op, context)?,
     };
-    let kernel = kernel("qkv_rope_append", &[context.reduce()])?;
     let (heads, kv_heads) = (op.q.cols / head_dim, op.shape.kv_heads);
     let unroped = op.space == KeySpace::Unroped;
-    let cached = context.windows(op.kv).into_iter();
+    let cached = context.windows(op.kv);
     let staged = op.staged.map(|staged| context.windows(staged));
-    let staged = staged.into_iter().flatten();
+    let mut staged = staged.unwrap_or_default();
+    let norms = [("q_norm", op.q_norm), ("k_norm", op.k_norm)];
+    // Two passes over all heads would take twice the time of one, most of which is that of starting workgroups.
+    let twice = match (cached.len(), staged.len()) {
+        (1, 1) if norms.iter().all(|(_, norm)| norm.is_none()) => staged.pop(),
+        _ => None,
+    };
+    let rows_of = if twice.is_some() {
+        "rows_twice"
+    } else {
+        "rows_once"
+    };
+    let kernel = kernel("qkv_rope_append", &[context.reduce(), rows_of])?;
+    let staged_rows = twice.as_ref().map_or(0, |window| window.rows);
+    let more = match twice {
+        Some(window) => vec![("staged", window.bound)],
+        None => norms
+            .map(|(name, norm)| (name, norm.map_or(absent, Bound::Tensor)))
+            .to_vec(),
+    };
     let windows = cached
+        .into_iter()
         .map(|window| (window, false))
-        .chain(staged.map(|window| (window, true)));
+        .chain(staged.into_iter().map(|window| (window, true)));
     for (index, (window, staged)) in windows.enumerate() {
         // Queries are written once, with the first slab.
         let first_head = if index == 0 { 0 } else { heads };
@@ -57,6 +76,7 @@ pub(super) fn launch(
             ("has_k_norm", u32::from(op.k_norm.is_some()).into()),
             ("unroped", u32::from(unroped || staged).into()),
             ("staged", u32::from(staged).into()),
+            ("staged_rows", staged_rows.into()),
             ("rope_rows", op.rope.rows.into()),
             ("q_pitch", op.q.cols.next_multiple_of(4).into()),
             ("kv_in_pitch", op.shape.width().next_multiple_of(4).into()),
@@ -68,22 +88,21 @@ pub(super) fn launch(
             ("slots", window.rows.into()),
             ("epsilon", op.epsilon.into()),
         ];
+        let bindings = [
+            ("q_in", inputs.q),
+            ("k_in", inputs.k),
+            ("v_in", inputs.v),
+            ("rope", context.whole(name, "rope", op.rope)?),
+            ("rows", Bound::Tensor(op.rows)),
+            ("count", Bound::Tensor(op.count)),
+            ("q_out", context.whole(name, "q", op.q)?),
+            ("kv", window.bound),
+        ];
         dispatches.push(Dispatch {
             kernel,
             overrides: Vec::new(),
             params: params(kernel, &values)?,
-            bindings: vec![
-                ("q_in", inputs.q),
-                ("k_in", inputs.k),
-                ("v_in", inputs.v),
-                ("q_norm", op.q_norm.map_or(absent, Bound::Tensor)),
-                ("k_norm", op.k_norm.map_or(absent, Bound::Tensor)),
-                ("rope", context.whole(name, "rope", op.rope)?),
-                ("rows", Bound::Tensor(op.rows)),
-                ("count", Bound::Tensor(op.count)),
-                ("q_out", context.whole(name, "q", op.q)?),
-                ("kv", window.bound),
-            ],
+            bindings: bindings.iter().chain(&more).copied().collect(),
             grid,
             work: u64::from(rows) * u64::from(grid[0]) * u64::from(head_dim),
         });

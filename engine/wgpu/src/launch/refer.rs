@@ -1,5 +1,5 @@
-//! `refer`: references of all blocks first, since later blocks refer to those of earlier ones; then the nearest for each token, in parts
-//! of the candidates into scratch 1 and then of all; then what is left of it.
+//! `refer`: references of all blocks first, since later blocks refer to those of earlier ones; then the nearest for each token in parts
+//! of the candidates, into scratch 1; then the nearest of all, and what is left of it.
 
 use longwave_contract::BackendError;
 use longwave_contract::kv::BLOCK;
@@ -18,6 +18,14 @@ const SPLITS: u32 = 128;
 /// Parts of the candidates of `blocks` blocks.
 fn splits(blocks: u32) -> u32 {
     (BUSY / blocks.max(1)).clamp(1, SPLITS)
+}
+
+/// Pairs of a distance and an ordinal that a workgroup has room for.
+const PAIRS: u32 = 1024;
+
+/// Tokens whose nearest references a workgroup finds at once, where the parts of each have so many pairs.
+fn together(pairs: u32) -> u32 {
+    if pairs <= PAIRS / 4 { 4 } else { 1 }
 }
 
 /// # Errors
@@ -41,20 +49,35 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
         whole("latents", op.latents)?,
     ];
     let splits = splits(blocks);
+    let neighbours = shape.references.map_or(0, |found| found.neighbours);
+    let nearest = if neighbours <= 4 { 4 } else { 8 };
+    let together = together(splits * neighbours);
+    let places = tokens * u64::from(splits) * u64::from(neighbours);
+    let found = ("found", context.scratch(name, 1, (places * 8).max(16))?);
     let dispatch =
         |stem, shared: &[_], more: &[(&'static str, Bound)], grid: [u32; 3], work: u64| {
             let kernel = kernel(stem, &[])?;
             let mut given = vec![("blocks", blocks.into())];
-            match stem {
-                "refer_search" | "refer_merge" => given.push(("splits", splits.into())),
-                _ => given.push(("x_groups", grid[0].into())),
+            if stem != "refer_store" {
+                given.push(("splits", splits.into()));
+            }
+            if stem != "refer_search" {
+                given.push(("x_groups", grid[0].into()));
             }
             if stem == "refer_residual" {
                 given.push(("has_base", u32::from(op.base.is_some()).into()));
             }
+            let overrides = match stem {
+                "refer_search" => vec![("NEAREST", f64::from(nearest))],
+                "refer_residual" => vec![
+                    ("TOKENS", f64::from(together)),
+                    ("NEIGHBOURS", f64::from(neighbours)),
+                ],
+                _ => Vec::new(),
+            };
             Ok::<_, BackendError>(Dispatch {
                 kernel,
-                overrides: Vec::new(),
+                overrides,
                 params: latent_params(kernel, &shape, &given)?,
                 bindings: [shared, more].concat(),
                 grid,
@@ -75,9 +98,6 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
         )?);
         // How many candidates there are is known on the device only; those of a thousand blocks are a guess.
         let candidates = 1000 * u64::from(shape.references_per_block());
-        let neighbours = shape.references.map_or(0, |found| found.neighbours);
-        let places = tokens * u64::from(splits) * u64::from(neighbours);
-        let found = ("found", context.scratch(name, 1, places * 8)?);
         let metric = ("metric", Bound::Tensor(op.metric));
         let work = tokens * candidates * row;
         let grid = [splits, blocks, 1];
@@ -88,25 +108,15 @@ pub(super) fn launch(op: &Refer, context: &Context<'_>) -> Result<Vec<Dispatch>,
             grid,
             work,
         )?);
-        let [_, blocks_of, count, entries, _, latents] = shared;
-        let few = [blocks_of, count, entries, latents];
-        dispatches.push(dispatch(
-            "refer_merge",
-            &few,
-            &[found],
-            [blocks, 1, 1],
-            places,
-        )?);
     }
     let base = match op.base {
         Some(base) => whole("base", base)?,
         // It is bound to be written, so it may not be an operand.
         None => ("base", context.scratch(name, 0, 16)?),
     };
-    let results = [whole("residual", op.residual)?, base];
-    let grid = context.grid(name, tokens)?;
-    let neighbours = u64::from(shape.references.map_or(0, |found| found.neighbours));
-    let work = tokens * row * (1 + neighbours);
+    let results = [whole("residual", op.residual)?, base, found];
+    let grid = context.grid(name, tokens / u64::from(together))?;
+    let work = tokens * row * (1 + u64::from(neighbours));
     dispatches.push(dispatch("refer_residual", &shared, &results, grid, work)?);
     Ok(dispatches)
 }
@@ -121,5 +131,13 @@ mod tests {
         assert_eq!(splits(8), 64);
         assert_eq!(splits(64), 8);
         assert_eq!(splits(100_000), 1);
+    }
+
+    #[test]
+    fn tokens_share_a_workgroup_where_their_parts_are_few() {
+        assert_eq!(together(0), 4);
+        assert_eq!(together(256), 4);
+        assert_eq!(together(257), 1);
+        assert_eq!(together(SPLITS * 8), 1);
     }
 }
