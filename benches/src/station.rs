@@ -58,7 +58,9 @@ impl Site {
             .iter()
             .map(|kv| kv.resident_rows(options.context))
             .sum::<u32>();
-        let restored = kvs.iter().map(|kv| kv.restored_rows(options.context));
+        let restored = kvs
+            .iter()
+            .map(|kv| kv.restored_rows(options.context, subject.config(), backend.caps()));
         let reach = kvs.iter().map(KvPolicy::positions).max().unwrap_or(0);
         let loaded = EngineOptions {
             context: options.context.max(reach.min(subject.config().context)),
@@ -90,7 +92,11 @@ impl Site {
         EngineOptions {
             cache_permille: kv.permille(),
             resident_rows: if self.has_room { rows } else { 0 },
-            restored_rows: kv.restored_rows(self.options.context),
+            restored_rows: kv.restored_rows(
+                self.options.context,
+                self.model.config(),
+                self.backend.caps(),
+            ),
             ..self.options.clone()
         }
     }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
+use longwave_contract::Caps;
 use longwave_contract::kv::BLOCK;
 use longwave_runtime::codec::{CheckpointOptions, LatentFormat};
+use longwave_runtime::model::ModelConfig;
 use longwave_runtime::policy::{Budget, OmniKv};
 
 /// The forms that `--kv` takes, for help and errors.
@@ -138,9 +140,11 @@ impl KvPolicy {
         }
     }
 
-    /// Rows that a decode step restores for a sequence at most, in a cache of `context` tokens.
-    pub fn restored_rows(&self, context: u32) -> u32 {
+    /// Rows that a decode step restores for a sequence at most, in a cache of `context` tokens of a model on a device.
+    pub fn restored_rows(&self, context: u32, config: &ModelConfig, caps: &Caps) -> u32 {
+        let as_stored = caps.reads_stored(config.shape.head_dim, config.has_key_norms());
         match self {
+            KvPolicy::Quantised { .. } if as_stored => 0,
             KvPolicy::DeltaKv {
                 budget,
                 full_kv: FullKv::F16,

@@ -100,7 +100,8 @@ impl Opened {
         kv.check(self.source.config().layers)?;
         options.cache_permille = kv.permille();
         options.resident_rows = kv.resident_rows(options.context);
-        options.restored_rows = kv.restored_rows(options.context);
+        options.restored_rows =
+            kv.restored_rows(options.context, self.source.config(), backend.caps());
         let reach = kv.positions().min(self.source.config().context);
         let loaded = EngineOptions {
             context: options.context.max(reach),

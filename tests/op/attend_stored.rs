@@ -40,16 +40,14 @@ pub(super) struct Stored {
 impl Stored {
     /// The backend, where it does.
     pub fn served(self, subject: Arc<dyn Backend>) -> Result<Arc<dyn Backend>, String> {
-        let caps = subject.caps();
-        if !caps.stored_heads.contains(&self.head_dim) {
-            let dim = self.head_dim;
-            return Err(format!(
-                "tokens with heads of {dim} elements are restored for attend"
-            ));
-        }
-        match self.norm && !caps.stored_norms {
-            true => Err("tokens whose keys have a norm are restored for attend".into()),
-            false => Ok(subject),
+        let Stored { head_dim, norm } = self;
+        match subject.caps().reads_stored(head_dim, norm) {
+            true => Ok(subject),
+            false => {
+                let with = if norm { ", with norms" } else { "" };
+                let what = format!("tokens with heads of {head_dim} elements{with}");
+                Err(format!("{what}, are restored for attend"))
+            }
         }
     }
 }

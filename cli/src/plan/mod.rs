@@ -253,7 +253,7 @@ impl Plan<'_> {
             engines: 1,
             cache_permille: self.kv.permille(),
             resident_rows: self.kv.resident_rows(context),
-            restored_rows: self.kv.restored_rows(context),
+            restored_rows: self.kv.restored_rows(context, config, self.caps),
             overlap: None,
         };
         let model = Arc::new(Model::outline(&backend, &self.opened.source, &options)?);

@@ -110,7 +110,7 @@ impl ServeArguments {
             engines: count,
             cache_permille: mean(&KvPolicy::permille),
             resident_rows: mean(&|kv| kv.resident_rows(context)),
-            restored_rows: mean(&|kv| kv.restored_rows(context)),
+            restored_rows: mean(&|kv| kv.restored_rows(context, &config, backend.caps())),
             overlap: None,
         };
         let reached = context.max(reach.min(config.context));
@@ -154,7 +154,7 @@ impl ServeArguments {
                     0 => 0,
                     _ => kv.resident_rows(context),
                 },
-                restored_rows: kv.restored_rows(context),
+                restored_rows: kv.restored_rows(context, &config, backend.caps()),
                 ..options.clone()
             };
             let policy = policies.policy(kv)?;

@@ -77,3 +77,11 @@ pub struct Caps {
     /// Whether time stamps can be taken on the device.
     pub timestamps: bool,
 }
+
+impl Caps {
+    /// Whether attention reads stored tokens with heads of so many elements as they are, by [`crate::op::AttendStored`]; `normed` says whether their
+    /// keys have a norm.
+    pub fn reads_stored(&self, head_dim: u32, normed: bool) -> bool {
+        self.stored_heads.contains(&head_dim) && (self.stored_norms || !normed)
+    }
+}

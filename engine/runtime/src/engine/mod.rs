@@ -63,7 +63,7 @@ pub struct EngineOptions {
     /// them ([`Budget::resident_rows`]); 0 where all layers restore into rows that they share.
     pub resident_rows: u32,
     /// Rows that a decode step restores for a sequence at most, where all layers share them: the context, unless every layer that compresses
-    /// reads what others choose. What is allocated follows from the policy; loading leaves room by this.
+    /// reads what others choose, or what is stored as it is. What is allocated follows from the policy; loading leaves room by this.
     pub restored_rows: u32,
     /// For measurements: the overlap of choices that is planted ([`longwave_contract::op::planted`]).
     pub overlap: Option<u32>,
@@ -512,9 +512,8 @@ impl Engine {
 
 /// Whether attention on a backend reads a model's heads of rotated codes as they are stored.
 fn reads_stored(backend: &dyn Backend, model: &Model) -> bool {
-    let caps = backend.caps();
-    let normed = model.has_key_norms();
-    caps.stored_heads.contains(&model.config().shape.head_dim) && (caps.stored_norms || !normed)
+    let head_dim = model.config().shape.head_dim;
+    backend.caps().reads_stored(head_dim, model.has_key_norms())
 }
 
 /// Rows that a decode step restores for a sequence at most, where all layers share them. `stored` says of a codec whether attention reads its blocks as

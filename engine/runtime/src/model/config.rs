@@ -132,6 +132,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Whether the family's keys have a norm.
+    pub fn has_key_norms(&self) -> bool {
+        self.architecture == Architecture::Qwen3
+    }
+
     /// Width of the queries of all heads.
     pub const fn q_width(&self) -> u32 {
         self.heads * self.shape.head_dim
