@@ -74,10 +74,7 @@ struct Pairs {
     high: vec4<f32>,
 }
 
-// Component h of vec4s of maxima and weights belongs to the block's head h.
 var<workgroup> parts: array<vec4<f32>, 4u * WORKGROUP>;
-var<workgroup> group_largest: array<vec4<f32>, WORKGROUP / 4u>;
-var<workgroup> group_weights: array<vec4<f32>, WORKGROUP / 4u>;
 
 // The slot of a raw token, and the other way round the first word of a token's block and its place there.
 fn raw_slot(store: StoreDesc, position: u32) -> u32 {
@@ -248,18 +245,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
             // Each thread weighs the token that it has the scores of.
             let seen = select(select(seen0, seen1, odd), select(seen2, seen3, odd), second);
             let score = select(vec4<f32>(MASKED), token_sums(array(score0, score1, score2, score3), odd, second), seen);
-            var new_largest = max(score, subgroupShuffleXor(score, 1u));
-            new_largest = max(largest, max(new_largest, subgroupShuffleXor(new_largest, 2u)));
-            let keep = exp(largest - new_largest);
-            largest = new_largest;
-            let weight = select(vec4<f32>(), exp(score - largest), seen);
-            weight_sum = weight_sum * keep + weight;
+            let mine = weighed(score, seen, largest);
+            largest = mine.largest;
+            weight_sum = weight_sum * mine.keep + mine.weight;
             //:repeat h = 0..4
-            sum$(h)_low *= keep[$(h)];
-            sum$(h)_high *= keep[$(h)];
+            sum$(h)_low *= mine.keep[$(h)];
+            sum$(h)_high *= mine.keep[$(h)];
             //:end
             //:repeat t = 0..TOKENS
-            let weight$(t) = subgroupShuffle(weight, lane.within - within % 4u + $(t)u);
+            let weight$(t) = subgroupShuffle(mine.weight, lane.within - within % 4u + $(t)u);
             //:repeat h = 0..4
             sum$(h)_low += weight$(t)[$(h)] * value$(t).low;
             sum$(h)_high += weight$(t)[$(h)] * value$(t).high;
@@ -268,8 +262,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         }
         if pass_index == 0u {
             // Weights are spread over four threads.
-            var total = weight_sum + subgroupShuffleXor(weight_sum, 1u);
-            total += subgroupShuffleXor(total, 2u);
+            let total = of_four(weight_sum);
             let low_mean = mean[value];
             let high_mean = mean[value + LANES];
             //:repeat h = 0..4
@@ -281,25 +274,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
             //:end
         }
     }
-    weight_sum += subgroupShuffleXor(weight_sum, 1u);
-    weight_sum += subgroupShuffleXor(weight_sum, 2u);
-
     // Groups become one: each scales its sums to the largest maximum.
-    if within == 0u {
-        group_largest[own] = largest;
-        group_weights[own] = weight_sum;
-    }
-    workgroupBarrier();
-    var most = group_largest[0];
-    for (var g = 1u; g < groups; g++) {
-        most = max(most, group_largest[g]);
-    }
-    var total = vec4<f32>();
-    for (var g = 0u; g < groups; g++) {
-        total += group_weights[g] * exp(group_largest[g] - most);
-    }
-    let factor = exp(largest - most);
-    let divisor = select(vec4<f32>(1.0), max(total, vec4<f32>(1.0e-30)), params.finish != 0u);
+    let all = groups_meet(largest, of_four(weight_sum), within, own, groups);
+    let factor = exp(largest - all.largest);
+    let divisor = select(vec4<f32>(1.0), max(all.weight, vec4<f32>(1.0e-30)), params.finish != 0u);
     // A head at a time: thread `i` adds up quad `i` of what the groups hold of it. Two buffers take turns, so that one barrier a head is enough.
     let slot = own * quads + within;
     //:repeat h = 0..4
@@ -316,6 +294,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     //:end
     if lane.thread < block_heads && params.finish == 0u {
         let place = place0 + lane.thread * params.splits;
-        sums[place * params.sum_pitch + quads] = vec4<f32>(most[lane.thread], total[lane.thread], 0.0, 0.0);
+        sums[place * params.sum_pitch + quads] = vec4<f32>(all.largest[lane.thread], all.weight[lane.thread], 0.0, 0.0);
     }
 }

@@ -10,29 +10,7 @@ enable wgpu_cooperative_matrix;
 //:variant weight = part/half_f16 | part/half_q4 | part/half_q8g32 | part/half_q8g16 | part/half_q8g32m
 //:variant tile = part/few_tile_16_16 | part/few_tile_16_32 | part/few_tile_32_32
 
-struct Params {
-    rows: u32,
-    // Outputs of this dispatch, and the place of the first in y and bias.
-    outputs: u32,
-    first: u32,
-    // Columns / 64.
-    steps: u32,
-    // vec4s of a weight row, and of it before the scales.
-    weight_pitch: u32,
-    scale_offset: u32,
-    // vec4s of a row of a, of which there are whole tiles, and elements of a row of y.
-    a_pitch: u32,
-    y_pitch: u32,
-    // Whether y is added to, and whether there is a bias.
-    add: u32,
-    has_bias: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> a: array<vec4<f16>>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read> count: array<u32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+//:import part/half_product
 
 const WORKGROUP: u32 = 256u;
 const SUBGROUPS: u32 = WORKGROUP / 32u;
