@@ -47,7 +47,14 @@ call = answer.choices[0].message.tool_calls[0]
 assert call.function.name == "weather" and "city" in json.loads(call.function.arguments), answer
 with client.chat.completions.stream(model=model, messages=talk, tools=tools, tool_choice="required", max_tokens=80) as stream:
     final = stream.get_final_completion()
-assert final.choices[0].message.tool_calls[0].function.name == "weather", final
+call = final.choices[0].message.tool_calls[0]
+assert call.function.name == "weather" and "city" in json.loads(call.function.arguments), final
+flat = [{"type": "function", "name": "weather", "description": "The weather", "parameters": city, "strict": True}]
+with client.responses.stream(model=model, input="Paris?", tools=flat, tool_choice="required", max_output_tokens=80) as stream:
+    pieces = [e.delta for e in stream if e.type == "response.function_call_arguments.delta"]
+    call = stream.get_final_response().output[0]
+assert call.name == "weather" and "city" in json.loads(call.arguments), call
+assert "".join(pieces) == call.arguments and len(pieces) > 1, pieces
 
 answer = client.completions.create(model=model, prompt="The capital of France is", temperature=0, max_tokens=4, logprobs=1)
 assert "Paris" in answer.choices[0].text and len(answer.choices[0].logprobs.tokens) == 4, answer

@@ -267,15 +267,19 @@ pub async fn structure(model: &Path) -> Result<()> {
     let mut streamed = body.clone();
     streamed["stream"] = true.into();
     let events = server.stream(path, &streamed).await?;
-    let call = events
+    // The arguments come in pieces.
+    let pieces: Vec<&str> = events
         .iter()
-        .find_map(|event| event.pointer("/choices/0/delta/tool_calls/0/function/arguments"));
+        .filter_map(|event| event.pointer("/choices/0/delta/tool_calls/0/function/arguments"))
+        .filter_map(Value::as_str)
+        .collect();
+    let whole = text(
+        &answer,
+        "/choices/0/message/tool_calls/0/function/arguments",
+    )?;
     ensure!(
-        call.and_then(Value::as_str)
-            == Some(text(
-                &answer,
-                "/choices/0/message/tool_calls/0/function/arguments"
-            )?)
+        pieces.concat() == whole && pieces.len() > 2,
+        "{pieces:?}, not {whole}"
     );
     // What the function said comes back.
     let turn = json!({"tools": tools, "temperature": 0, "max_tokens": 8, "messages": [

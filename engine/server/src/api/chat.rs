@@ -89,13 +89,13 @@ pub async fn create(
         shared: Arc::clone(&shared),
         logprobs: logprobs.is_some(),
         // Where functions may be called, what looks like a call is one.
-        calls: choice != ToolChoice::Nothing,
+        callable: callable(&choice, &tools),
         one_call: request.parallel_tool_calls == Some(false),
         offer: shared.offers[offer].clone(),
     };
     if params.streams() {
         let include = params.stream_options.unwrap_or_default().include_usage;
-        let voices = (0..count).map(|_| Voice::default()).collect();
+        let voices = (0..count).map(|_| Voice::new(&form)).collect();
         return Ok(stream(
             replies,
             Stream {
@@ -146,7 +146,7 @@ struct Form {
     created: u64,
     shared: Arc<Shared>,
     logprobs: bool,
-    calls: bool,
+    callable: Option<Arc<[String]>>,
     one_call: bool,
     offer: OfferInfo,
 }
@@ -163,10 +163,7 @@ impl Form {
     }
 
     fn choice(&self, index: usize, answer: &Answer) -> Value {
-        let (text, calls) = match self.calls {
-            true => said(&answer.text, self.one_call),
-            false => (answer.text.clone(), Vec::new()),
-        };
+        let (text, calls) = said(&answer.text, self.callable.as_ref(), self.one_call);
         let finish = match (calls.is_empty(), answer.finish) {
             (false, Some(Finish::Stop)) => Some("tool_calls"),
             (_, finish) => finish.map(finish_word),
@@ -210,17 +207,30 @@ pub fn logprobs(shared: &Shared, tokens: &[Spoken]) -> Vec<Value> {
     some.collect()
 }
 
+/// The functions that an answer may call; `None` where it may call none.
+pub fn callable(choice: &ToolChoice, tools: &[Tool]) -> Option<Arc<[String]>> {
+    let names = tools.iter().map(|tool| tool.function.name.clone());
+    (*choice != ToolChoice::Nothing).then(|| names.collect())
+}
+
 /// What an answer says, and which functions it calls.
-pub fn said(text: &str, one_call: bool) -> (String, Vec<Call>) {
-    let mut parser = ToolParser::default();
+pub fn said(text: &str, callable: Option<&Arc<[String]>>, one_call: bool) -> (String, Vec<Call>) {
+    let Some(names) = callable else {
+        return (text.to_owned(), Vec::new());
+    };
+    let mut parser = ToolParser::new(Arc::clone(names), one_call);
     let mut parts = parser.push(text);
     parts.extend(parser.finish());
-    let (mut text, mut calls) = (String::new(), Vec::new());
+    let (mut text, mut calls) = (String::new(), Vec::<Call>::new());
     for part in parts {
-        match part {
-            Part::Text(more) => text.push_str(&more),
-            Part::Call(call) if one_call && !calls.is_empty() => drop(call),
-            Part::Call(call) => calls.push(call),
+        match (part, calls.last_mut()) {
+            (Part::Text(more), _) => text.push_str(&more),
+            (Part::Name(name), _) => calls.push(Call {
+                name,
+                ..Call::default()
+            }),
+            (Part::Arguments(more), Some(call)) => call.arguments.push_str(&more),
+            (Part::Arguments(_) | Part::End, _) => {}
         }
     }
     // Blanks around calls are no text.
@@ -233,12 +243,24 @@ pub fn said(text: &str, one_call: bool) -> (String, Vec<Call>) {
 }
 
 /// One answer as it comes.
-#[derive(Default)]
 struct Voice {
     begun: bool,
-    parser: ToolParser,
+    /// Where functions may be called.
+    parser: Option<ToolParser>,
     calls: usize,
     usage: Usage,
+}
+
+impl Voice {
+    fn new(form: &Form) -> Self {
+        let parser = |names| ToolParser::new(Arc::clone(names), form.one_call);
+        Voice {
+            begun: false,
+            parser: form.callable.as_ref().map(parser),
+            calls: 0,
+            usage: Usage::default(),
+        }
+    }
 }
 
 struct Stream {
@@ -263,15 +285,24 @@ impl Stream {
         let mut events = Vec::new();
         let mut tokens = Some(tokens);
         for part in parts {
+            let calls = &mut self.voices[index].calls;
             let delta = match part {
                 Part::Text(text) => json!({"content": text}),
-                Part::Call(_) if self.form.one_call && self.voices[index].calls > 0 => continue,
-                Part::Call(found) => {
-                    let mut object = call(&found);
-                    object["index"] = self.voices[index].calls.into();
-                    self.voices[index].calls += 1;
+                Part::Name(name) => {
+                    let mut object = call(&Call {
+                        name,
+                        ..Call::default()
+                    });
+                    object["index"] = (*calls).into();
+                    *calls += 1;
                     json!({"tool_calls": [object]})
                 }
+                Part::Arguments(more) => {
+                    let function = json!({"arguments": more});
+                    let at = calls.saturating_sub(1);
+                    json!({"tool_calls": [{"index": at, "function": function}]})
+                }
+                Part::End => continue,
             };
             let tokens = tokens.take().unwrap_or_default();
             events.push(self.chunk(index, delta, tokens, None));
@@ -294,16 +325,17 @@ impl Narrator for Stream {
         }
         match reply {
             Reply::Piece(piece) => {
-                let parts = match self.form.calls {
-                    true => self.voices[index].parser.push(&piece.text),
-                    false if piece.text.is_empty() => Vec::new(),
-                    false => vec![Part::Text(piece.text)],
+                let parts = match &mut self.voices[index].parser {
+                    Some(parser) => parser.push(&piece.text),
+                    None if piece.text.is_empty() => Vec::new(),
+                    None => vec![Part::Text(piece.text)],
                 };
                 events.extend(self.parts(index, parts, &piece.tokens));
             }
             Reply::Done(finish, usage) => {
                 self.voices[index].usage = usage;
-                let parts = self.voices[index].parser.finish();
+                let parser = self.voices[index].parser.as_mut();
+                let parts = parser.map(ToolParser::finish).unwrap_or_default();
                 events.extend(self.parts(index, parts, &[]));
                 let word = match (self.voices[index].calls, finish) {
                     (1.., Finish::Stop) => "tool_calls",

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Narrator, Replies, collect, stream};
 use super::body::{Body, id};
-use super::chat::{logprobs, said, tool_list};
+use super::chat::{callable, logprobs, said, tool_list};
 use super::params::Params;
 use super::{OfferInfo, Shared, now};
 use crate::chat::{ApiMessage, text_of, tokens};
@@ -181,7 +181,7 @@ pub async fn create(
         created: now(),
         shared: Arc::clone(&shared),
         instructions: request.instructions,
-        calls: choice != ToolChoice::Nothing,
+        callable: callable(&choice, &tools),
         one_call: request.parallel_tool_calls == Some(false),
         offer: shared.offers[offer].clone(),
     };
@@ -189,10 +189,7 @@ pub async fn create(
         return Ok(stream(replies, Stream::new(form)));
     }
     let answer = collect(replies, 1).await?.pop().unwrap_or_default();
-    let (text, calls) = match form.calls {
-        true => said(&answer.text, form.one_call),
-        false => (answer.text.clone(), Vec::new()),
-    };
+    let (text, calls) = said(&answer.text, form.callable.as_ref(), form.one_call);
     let mut output = Vec::new();
     if !text.is_empty() || calls.is_empty() {
         output.push(form.message(&text, &answer.tokens, "completed"));
@@ -209,7 +206,7 @@ struct Form {
     created: u64,
     shared: Arc<Shared>,
     instructions: Option<String>,
-    calls: bool,
+    callable: Option<Arc<[String]>>,
     one_call: bool,
     offer: OfferInfo,
 }
@@ -290,23 +287,29 @@ impl Form {
 
 struct Stream {
     form: Form,
-    parser: ToolParser,
+    /// Where functions may be called.
+    parser: Option<ToolParser>,
     number: u64,
-    /// What was said, once there is a message for it.
-    text: Option<String>,
+    /// Items of the output so far.
+    items: usize,
+    /// The message's place among them and what was said, once there is a message for it.
+    text: Option<(usize, String)>,
     /// The answer's tokens, and how many of them no event has told yet.
     tokens: Vec<Spoken>,
     untold: usize,
-    calls: Vec<Value>,
+    /// Calls, with their places.
+    calls: Vec<(usize, Value)>,
     ended: Option<(Finish, Usage)>,
 }
 
 impl Stream {
     fn new(form: Form) -> Self {
+        let parser = |names| ToolParser::new(Arc::clone(names), form.one_call);
         Stream {
+            parser: form.callable.as_ref().map(parser),
             form,
-            parser: ToolParser::default(),
             number: 0,
+            items: 0,
             text: None,
             tokens: Vec::new(),
             untold: 0,
@@ -322,60 +325,80 @@ impl Stream {
         Event::default().event(kind).data(object.to_string())
     }
 
+    /// The place of an item that begins.
+    fn next_place(&mut self) -> usize {
+        self.items += 1;
+        self.items - 1
+    }
+
     fn say(&mut self, more: &str) -> Vec<Event> {
         let mut events = Vec::new();
         let item = self.form.message.clone();
-        if self.text.is_none() {
-            self.text = Some(String::new());
-            let mut message = self.form.message("", &[], "in_progress");
-            message["content"] = json!([]);
-            let added = json!({"output_index": 0, "item": message});
-            events.push(self.event("response.output_item.added", added));
-            let part = self.form.part("", &[]);
-            let added =
-                json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
-            events.push(self.event("response.content_part.added", added));
-        }
-        if let Some(text) = &mut self.text {
-            text.push_str(more);
-        }
+        let at = match &mut self.text {
+            Some((at, text)) => {
+                text.push_str(more);
+                *at
+            }
+            None => {
+                let at = self.next_place();
+                self.text = Some((at, more.to_owned()));
+                let mut message = self.form.message("", &[], "in_progress");
+                message["content"] = json!([]);
+                let added = json!({"output_index": at, "item": message});
+                events.push(self.event("response.output_item.added", added));
+                let part = self.form.part("", &[]);
+                let added =
+                    json!({"item_id": item, "output_index": at, "content_index": 0, "part": part});
+                events.push(self.event("response.content_part.added", added));
+                at
+            }
+        };
         if !more.is_empty() {
             let untold = self.tokens.len() - std::mem::take(&mut self.untold);
             let logprobs = logprobs(&self.form.shared, &self.tokens[untold..]);
-            let delta = json!({"item_id": item, "output_index": 0, "content_index": 0, "delta": more, "logprobs": logprobs});
+            let delta = json!({"item_id": item, "output_index": at, "content_index": 0, "delta": more, "logprobs": logprobs});
             events.push(self.event("response.output_text.delta", delta));
         }
         events
     }
 
-    fn call(&mut self, call: &Call) -> Vec<Event> {
-        if self.form.one_call && !self.calls.is_empty() {
+    /// A call begins, whose arguments follow.
+    fn begin_call(&mut self, name: String) -> Vec<Event> {
+        let begun = Call {
+            name,
+            ..Call::default()
+        };
+        let mut item = self.form.call(&id("fc"), &begun);
+        item["status"] = "in_progress".into();
+        let at = self.next_place();
+        self.calls.push((at, item.clone()));
+        let added = json!({"output_index": at, "item": item});
+        vec![self.event("response.output_item.added", added)]
+    }
+
+    /// More of the last call's arguments.
+    fn add_arguments(&mut self, more: &str) -> Vec<Event> {
+        let Some((at, call)) = self.calls.last_mut() else {
             return Vec::new();
-        }
-        let name = id("fc");
-        let whole = self.form.call(&name, call);
-        let at = self.calls.len() + usize::from(self.text.is_some());
-        let mut begun = whole.clone();
-        begun["arguments"] = "".into();
-        begun["status"] = "in_progress".into();
-        self.calls.push(whole.clone());
+        };
+        let before = call["arguments"].as_str().unwrap_or_default();
+        call["arguments"] = format!("{before}{more}").into();
+        let delta = json!({"item_id": call["id"], "output_index": at, "delta": more});
+        vec![self.event("response.function_call_arguments.delta", delta)]
+    }
+
+    /// The last call is whole.
+    fn end_call(&mut self) -> Vec<Event> {
+        let Some((at, call)) = self.calls.last_mut() else {
+            return Vec::new();
+        };
+        call["status"] = "completed".into();
+        let done =
+            json!({"item_id": call["id"], "output_index": at, "arguments": call["arguments"]});
+        let item = json!({"output_index": at, "item": call});
         vec![
-            self.event(
-                "response.output_item.added",
-                json!({"output_index": at, "item": begun}),
-            ),
-            self.event(
-                "response.function_call_arguments.delta",
-                json!({"item_id": name, "output_index": at, "delta": call.arguments}),
-            ),
-            self.event(
-                "response.function_call_arguments.done",
-                json!({"item_id": name, "output_index": at, "arguments": call.arguments}),
-            ),
-            self.event(
-                "response.output_item.done",
-                json!({"output_index": at, "item": whole}),
-            ),
+            self.event("response.function_call_arguments.done", done),
+            self.event("response.output_item.done", item),
         ]
     }
 
@@ -384,7 +407,9 @@ impl Stream {
         for part in parts {
             events.extend(match part {
                 Part::Text(text) => self.say(&text),
-                Part::Call(call) => self.call(&call),
+                Part::Name(name) => self.begin_call(name),
+                Part::Arguments(more) => self.add_arguments(&more),
+                Part::End => self.end_call(),
             });
         }
         events
@@ -405,14 +430,15 @@ impl Narrator for Stream {
             Reply::Piece(piece) => {
                 self.untold += piece.tokens.len();
                 self.tokens.extend(piece.tokens);
-                match self.form.calls {
-                    true => self.parser.push(&piece.text),
-                    false => vec![Part::Text(piece.text)],
+                match &mut self.parser {
+                    Some(parser) => parser.push(&piece.text),
+                    None => vec![Part::Text(piece.text)],
                 }
             }
             Reply::Done(finish, usage) => {
                 self.ended = Some((finish, usage));
-                self.parser.finish()
+                let parser = self.parser.as_mut();
+                parser.map(ToolParser::finish).unwrap_or_default()
             }
             Reply::Vector(..) | Reply::Failed(_) => Vec::new(),
         };
@@ -424,22 +450,23 @@ impl Narrator for Stream {
         if self.text.is_none() && self.calls.is_empty() {
             events.extend(self.say(""));
         }
-        let mut output = Vec::new();
-        if let Some(text) = self.text.clone() {
+        let mut output = std::mem::take(&mut self.calls);
+        if let Some((at, text)) = self.text.clone() {
             let item = self.form.message.clone();
             let logprobs = logprobs(&self.form.shared, &self.tokens);
-            let done = json!({"item_id": item, "output_index": 0, "content_index": 0, "text": text, "logprobs": logprobs});
+            let done = json!({"item_id": item, "output_index": at, "content_index": 0, "text": text, "logprobs": logprobs});
             events.push(self.event("response.output_text.done", done));
             let part = self.form.part(&text, &self.tokens);
             let done =
-                json!({"item_id": item, "output_index": 0, "content_index": 0, "part": part});
+                json!({"item_id": item, "output_index": at, "content_index": 0, "part": part});
             events.push(self.event("response.content_part.done", done));
             let message = self.form.message(&text, &self.tokens, "completed");
-            let done = json!({"output_index": 0, "item": message});
+            let done = json!({"output_index": at, "item": message});
             events.push(self.event("response.output_item.done", done));
-            output.push(message);
+            output.push((at, message));
         }
-        output.extend(self.calls.iter().cloned());
+        output.sort_by_key(|(at, _)| *at);
+        let output = output.into_iter().map(|(_, item)| item).collect();
         let (finish, usage) = self.ended.unwrap_or((Finish::Stop, Usage::default()));
         let object = self.form.object(output, Some(finish), Some(usage));
         let kind = match finish {
