@@ -63,9 +63,11 @@ fn every_kernel_is_written_for_every_target() {
 }
 
 /// Kernels with subgroups that have no twin, and what serves devices without.
-const OTHERWISE: [(&str, &str); 2] = [
+const OTHERWISE: [(&str, &str); 3] = [
     ("attend_head", "attend_split"),
     ("attend_row", "attend_split"),
+    // Tokens are restored, and attended to then.
+    ("attend_stored", "unpack"),
 ];
 
 #[test]
