@@ -224,8 +224,13 @@ fn cooperative(
         None if op.views.rows > 1 => attend_row::share(head_dim, context.caps.subgroup),
         _ => None,
     };
+    let a_split = u64::from(rows) * u64::from(op.q.cols) * 4;
+    let room = context.caps.slab_limit / a_split.max(1);
     let groups = match lone {
-        Some(_) => groups.min(COOPERATIVE_BUSY / mixed_splits(rows, op.longest)),
+        Some(_) => {
+            let splits = u64::from(mixed_splits(rows, op.longest)).min(room).max(1);
+            groups.min(COOPERATIVE_BUSY.div_ceil(splits as u32))
+        }
         None => groups,
     };
     let cut = split(groups, COOPERATIVE_BUSY, rows, op.longest);
