@@ -140,8 +140,10 @@ impl OpsArguments {
             let mut rig = Rig::new(backend, SEED);
             let op = case.build(&mut rig).with_context(about)?;
             // Backends say which heads they read as they are stored; the runtime asks no other for it.
-            let stored = |heads: u32| backend.caps().stored_heads.contains(&heads);
-            if matches!(op, Op::AttendStored(op) if !stored(op.shape.head_dim)) {
+            let caps = backend.caps();
+            if let Op::AttendStored(op) = op
+                && !caps.reads_stored(op.shape.head_dim, op.k_norm.is_some())
+            {
                 continue;
             }
             match backend.prepare(&recording(&[op], 1)?) {

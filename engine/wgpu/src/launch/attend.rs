@@ -56,6 +56,26 @@ pub(super) struct Results {
     pub stats: Bound,
 }
 
+impl Results {
+    /// Those of splits, in scratch 0 and 1.
+    pub(super) fn of(
+        op: &Attend,
+        cut: Cut,
+        out: Bound,
+        context: &Context<'_>,
+    ) -> Result<Self, BackendError> {
+        let places = u64::from(op.q.rows) * u64::from(op.heads()) * u64::from(cut.splits);
+        let bytes = places * u64::from(op.shape.head_dim) * 4;
+        Ok(Results {
+            sums: match cut.splits {
+                1 => out,
+                _ => context.scratch(Attend::NAME, 0, bytes)?,
+            },
+            stats: context.scratch(Attend::NAME, 1, places * 8)?,
+        })
+    }
+}
+
 /// Takes rows together where there are many and their heads fit, then cuts views so that workgroups keep the device busy. `groups` are
 /// the workgroups of one row and split.
 fn select(
@@ -137,15 +157,8 @@ pub(super) fn launch(op: &Attend, context: &Context<'_>) -> Result<Vec<Dispatch>
         return Err(unsupported(name, format!("a grid of {grid:?} workgroups")));
     }
     let out = context.whole(name, "out", op.out)?;
-    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
     let single = cut.splits == 1;
-    let results = Results {
-        sums: match single {
-            true => out,
-            false => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
-        },
-        stats: context.scratch(name, 1, places * 8)?,
-    };
+    let results = Results::of(op, cut, out, context)?;
     let query_rows = format!("query_rows_{}", cut.rows);
     let split = kernel("attend_split", &[&query_rows, context.reduce()])?;
     let mut dispatches = Vec::new();
@@ -234,16 +247,9 @@ fn cooperative(
         None => groups,
     };
     let cut = split(groups, COOPERATIVE_BUSY, rows, op.longest);
-    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
     let out = context.whole(name, "out", op.out)?;
     let single = cut.splits == 1;
-    let results = Results {
-        sums: match single {
-            true => out,
-            false => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
-        },
-        stats: context.scratch(name, 1, places * 8)?,
-    };
+    let results = Results::of(op, cut, out, context)?;
     let kernel = kernel("attend_coop", &[&format!("head_{head_dim}")])?;
     let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
     let at_once = (COOPERATIVE_WORK / a_row.max(1)).clamp(1, u64::from(rows)) as u32;

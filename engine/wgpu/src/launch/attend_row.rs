@@ -96,22 +96,15 @@ pub(super) fn launch(
     context: &Context<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
     let name = Attend::NAME;
-    let (rows, head_dim) = (op.q.rows, op.shape.head_dim);
+    let rows = op.q.rows;
     let (heads, kv_heads) = (op.heads(), op.shape.kv_heads);
     let group = heads / kv_heads;
     let blocks = group.div_ceil(BLOCK);
     let a_split = u64::from(rows) * u64::from(op.q.cols) * 4;
     let room = context.caps.slab_limit / a_split.max(1);
     let cut = cut(rows * kv_heads * blocks, share.lanes, op.longest, room);
-    let places = u64::from(rows) * u64::from(heads) * u64::from(cut.splits);
     let out = context.whole(name, "out", op.out)?;
-    let results = Results {
-        sums: match cut.splits {
-            1 => out,
-            _ => context.scratch(name, 0, places * u64::from(head_dim) * 4)?,
-        },
-        stats: context.scratch(name, 1, places * 8)?,
-    };
+    let results = Results::of(op, cut, out, context)?;
     let mut dispatches = splits(op, share, cut, results, false, context)?;
     if cut.splits > 1 {
         dispatches.push(Merge::of(op, results, out).launch(cut, context)?);

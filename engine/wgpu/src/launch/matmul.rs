@@ -35,7 +35,7 @@ pub(super) struct Matmul {
     pub op: &'static str,
     /// Weights `[outputs, columns]`.
     pub weight: Tensor,
-    /// Input rows, of f16 where [`takes_half`] says so.
+    /// Input rows, of f16 where [`half_rows`] says so.
     pub a: Bound,
     /// Bias, `f32[1, outputs]`.
     pub bias: Option<Tensor>,

@@ -21,8 +21,8 @@ pub(super) struct Norm {
     pub epsilon: f32,
 }
 
-/// Whether the kernels of this file serve products of `rows` rows of `columns`. Software devices pay dearly for staging and its barriers: there the kernel for
-/// several rows is quicker, unless a test asks for these.
+/// Whether the kernels of this file serve products of `rows` rows of `columns`. Software devices pay dearly for staging and its barriers: there the
+/// kernel for several rows is quicker, unless a test asks for these.
 pub(super) fn serves(rows: u32, columns: u32, context: &Context<'_>) -> bool {
     let quick = context.caps.kind != DeviceKind::Software
         || context.force.matmul == Some(MatmulKernel::Row);
