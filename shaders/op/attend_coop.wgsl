@@ -58,6 +58,10 @@ var<workgroup> weights: array<vec4<f16>, QUERIES * WEIGHT_PITCH>;
 // Of each query in each half of the tokens; later its sum of weights.
 var<workgroup> maxima: array<f32, 2u * QUERIES>;
 var<workgroup> slots: array<u32, 2u * TOKENS>;
+// Of each row of the tile: its view, how many tokens of it are read here, and whether it is the first that reads that view.
+var<workgroup> row_views: array<u32, QUERIES>;
+var<workgroup> row_seen: array<u32, QUERIES>;
+var<workgroup> row_leads: array<u32, QUERIES>;
 
 // Stands for 'no score', in units of log2.
 const MASKED: f32 = -1.0e30;
@@ -70,14 +74,9 @@ fn serves(row: u32, row_count: u32) -> bool {
     return (params.lone == 0u) | !is_lone(row, row_count);
 }
 
-// The end of what a row sees of a split, where the row is served here and reads this view; otherwise 0.
-fn row_limit(row: u32, view: u32, split: u32) -> u32 {
-    let row_count = min(count[0], params.rows);
-    if row >= row_count || rows[row].view != view || !serves(row, row_count) {
-        return 0u;
-    }
-    let visible = view_visible(views[view], rows[row].position);
-    return select(min((split + 1u) * params.split_tokens, visible), visible, split + 1u == params.splits);
+// The end of a split of what is seen.
+fn split_end(seen: u32, split: u32) -> u32 {
+    return select(min((split + 1u) * params.split_tokens, seen), seen, split + 1u == params.splits);
 }
 
 // The slot of a token of a view.
@@ -100,9 +99,12 @@ fn main(
         return;
     }
     let last_row = min((first_query + QUERIES - 1u) / params.group, count_rows - 1u);
-    var first_served = last_row + 1u;
-    for (var row = last_row; row + 1u > first_row; row--) {
-        first_served = select(first_served, row, serves(row, count_rows));
+    let tile_rows = last_row + 1u - first_row;
+    if thread < QUERIES {
+        let row = min(first_row + thread, last_row);
+        let seen = view_visible(views[rows[row].view], rows[row].position);
+        row_views[thread] = rows[row].view;
+        row_seen[thread] = select(0u, seen, (thread < tile_rows) & serves(row, count_rows));
     }
     let split = workgroup.x;
     let kv_head = workgroup.y;
@@ -128,6 +130,13 @@ fn main(
     let own = 16u * (subgroup / 2u);
     // The half of the tokens that it scores, and of the elements that it sums.
     let side = subgroup % 2u;
+    if thread < QUERIES {
+        var leads = row_seen[thread] > 0u;
+        for (var earlier = 0u; earlier < thread; earlier++) {
+            leads = leads & ((row_seen[earlier] == 0u) | (row_views[earlier] != row_views[thread]));
+        }
+        row_leads[thread] = u32(leads);
+    }
     //:repeat d = 0..BLOCKS
     let query$(d) = coopLoadT<coop_mat16x16<f16, A>>(&tile[own * PITCH + 4u * $(d)u], PITCH);
     //:end
@@ -141,6 +150,7 @@ fn main(
     let local = own + within / 2u;
     let my_query = first_query + local;
     let my_row = my_query / params.group;
+    let tile_own = my_row - first_row;
     let mine = (my_row < count_rows) & serves(min(my_row, count_rows - 1u), count_rows);
     let own_scores = 16u * subgroup * SCORE_PITCH;
     let my_scores = own_scores + (within / 2u) * SCORE_PITCH + pair;
@@ -153,18 +163,16 @@ fn main(
     var weight_sum = 0.0;
 
     // Rows of a chunk read one view and are taken together; each further view among the rows takes another turn.
-    for (var leader = first_served; leader <= last_row; leader++) {
-        let view_index = rows[leader].view;
-        var is_new = true;
-        for (var earlier = first_served; earlier < leader; earlier++) {
-            is_new = is_new && rows[earlier].view != view_index;
-        }
+    for (var leader = 0u; leader < tile_rows; leader++) {
+        let view_index = row_views[leader];
         let view = views[view_index];
-        var end = 0u;
-        for (var row = leader; row <= last_row; row++) {
-            end = max(end, select(0u, row_limit(row, view_index, split), is_new));
+        var seen = 0u;
+        for (var row = select(tile_rows, leader, row_leads[leader] != 0u); row < tile_rows; row++) {
+            seen = max(seen, select(0u, row_seen[row], row_views[row] == view_index));
         }
-        let limit = select(0u, row_limit(my_row, view_index, split), is_new);
+        let own_seen = select(0u, row_seen[tile_own], row_views[tile_own] == view_index);
+        var end = split_end(seen, split);
+        let limit = select(0u, split_end(own_seen, split), row_leads[leader] != 0u);
         let start = split * params.split_tokens;
         var parity = 0u;
         var slot_ahead = 0u;

@@ -141,7 +141,7 @@ pub(super) fn splits(
     let windows = context.windows(op.kv);
     let last = windows.len().saturating_sub(1);
     let a_row = 2 * u64::from(op.q.cols) * u64::from(op.longest);
-    // Hardly more rows are lone than there are views: few enough for one dispatch.
+    // Hardly more rows are lone than there are views: few enough for one dispatch, whose workgroups go on to other rows where there are more.
     let (busy, at_once) = match lone {
         true => (rows.min(op.views.rows), rows),
         false => (
@@ -152,10 +152,11 @@ pub(super) fn splits(
     let mut dispatches = Vec::new();
     for (index, window) in windows.into_iter().enumerate() {
         for first_row in (0..rows).step_by(at_once as usize) {
-            let now = at_once.min(rows - first_row);
+            let now = at_once.min(rows - first_row).min(busy);
             let values = [
                 ("rows", rows.into()),
                 ("first_row", first_row.into()),
+                ("row_step", if lone { busy } else { rows }.into()),
                 ("heads", heads.into()),
                 ("group", group.into()),
                 ("blocks", blocks.into()),
@@ -186,7 +187,7 @@ pub(super) fn splits(
                     ("stats", results.stats),
                 ],
                 grid: [grid[0], grid[1], now],
-                work: u64::from(now.min(busy)) * a_row,
+                work: u64::from(now) * a_row,
             });
         }
     }
