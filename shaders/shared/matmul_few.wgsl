@@ -2,7 +2,7 @@
 // Contract: engine/contract/src/op/{linear,linear_add,norm_linear,gate_up_silu,qkv_rope_append}.rs
 // Grid: x = rows / ROWS, y = outputs / OUTPUTS; each of eight subgroups of 32 threads takes every eighth 64 columns of the whole tile.
 // Shared: 64 columns of OUTPUTS weight rows as f16 for each subgroup in up to 36 KiB, and 10 KiB where the subgroups' sums meet.
-// Numerics: a comes as f16, and weights are rounded to f16; sums in f32, of eight parts.
+// Numerics: a comes as f16, or in two parts of f16, and weights are rounded to f16; sums in f32, of eight subgroups.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -107,9 +107,12 @@ fn main(
         let row = thread / 16u;
         let output = thread % 16u;
         var total = 0.0;
+        var smaller = 0.0;
         for (var part = 0u; part < SUBGROUPS; part++) {
             total += out_tile[(part * 16u + row) * OUT_PITCH + output];
+            smaller += out_tile[(part * 16u + (row + 8u) % 16u) * OUT_PITCH + output];
         }
+        total += select(0.0, smaller / 2048.0, params.parts != 0u);
         if tile_row + 16u * $(i)u + row < rows {
             store(tile_row + 16u * $(i)u + row, tile_output + 16u * $(j)u + output, total);
         }

@@ -14,6 +14,8 @@ struct Params {
     input_rows: u32,
     // vec4s of a row.
     width: u32,
+    // vec4s from larger parts of rows of f16 to smaller ones; 0 where there are none.
+    apart: u32,
     // Workgroups along x.
     x_groups: u32,
     epsilon: f32,

@@ -24,6 +24,7 @@ pub(super) fn launch(
     {
         return Ok(vec![one(op, context)?]);
     }
+    let input = matmul::input(rows, &[op.w_gate, op.w_up], context);
     let norm = RmsNorm {
         op: GateUpSilu::NAME,
         x: op.x,
@@ -32,6 +33,7 @@ pub(super) fn launch(
         epsilon: op.epsilon,
         count: op.count,
         rows,
+        input,
         scratch: 0,
     };
     let (normalise, a) = rms_norm::launch(&norm, context)?;
@@ -42,6 +44,7 @@ pub(super) fn launch(
             op: GateUpSilu::NAME,
             weight,
             a,
+            input,
             bias: None,
             count: op.count,
             y,

@@ -9,11 +9,13 @@ use super::{Context, Dispatch};
 /// # Errors
 /// As the matrix product, and for operands that exceed a binding.
 pub(super) fn launch(op: &Linear, context: &Context<'_>) -> Result<Vec<Dispatch>, BackendError> {
-    let (convert, a) = matmul::factor(Linear::NAME, op.a, op.count, context)?;
+    let input = matmul::input(op.a.rows, &[op.weight], context);
+    let (convert, a) = matmul::factor(Linear::NAME, op.a, input, op.count, context)?;
     let matmul = Matmul {
         op: Linear::NAME,
         weight: op.weight,
         a,
+        input,
         bias: op.bias,
         count: op.count,
         y: context.whole(Linear::NAME, "out", op.out)?,

@@ -1,7 +1,7 @@
 //! Matrix products: `y = weight * a + bias`, which several ops are made of. Matrix units take rows of f16, which a norm leaves in scratch
 //! memory, or a dispatch of their own makes ([`factor`]).
 
-use longwave_contract::{BackendError, DeviceKind, Tensor};
+use longwave_contract::{BackendError, DType, DeviceKind, Tensor};
 
 use super::{Bound, Context, Dispatch, MatmulKernel, kernel, one_row, params, unsupported};
 
@@ -35,8 +35,9 @@ pub(super) struct Matmul {
     pub op: &'static str,
     /// Weights `[outputs, columns]`.
     pub weight: Tensor,
-    /// Input rows, of f16 where [`half_rows`] says so.
+    /// Input rows, and how they are there.
     pub a: Bound,
+    pub input: Input,
     /// Bias, `f32[1, outputs]`.
     pub bias: Option<Tensor>,
     /// How many rows count.
@@ -91,13 +92,53 @@ fn cooperative_tile(rows: u32, outputs: u32, columns: u32) -> u32 {
     }
 }
 
-/// Rows of the input of a product as f16, where it takes that: matrix units read whole tiles of few rows, and those beyond the last only
-/// make rows that are not stored.
-pub(super) fn half_rows(rows: u32, columns: u32, context: &Context<'_>) -> Option<u32> {
+/// How rows enter products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// As f32.
+    Whole,
+    /// As f16, so many of them: matrix units read whole tiles of few rows, and those beyond the last only make rows that are not stored.
+    Half(u32),
+    /// As f16 in two parts, the larger ones in the first rows of a tile and the smaller ones in the others, which together are as exact as f32: as
+    /// few rows as these leave half a tile empty.
+    Parts,
+}
+
+impl Input {
+    /// Rows in memory and bytes of an element, of `rows` rows.
+    pub(super) fn room(self, rows: u32) -> (u32, u64) {
+        match self {
+            Input::Whole => (rows, 4),
+            Input::Half(rows) => (rows, 2),
+            Input::Parts => (FEW_TILE, 2),
+        }
+    }
+
+    /// Rows from larger parts to smaller ones; 0 where there are none.
+    pub(super) fn apart(self) -> u32 {
+        match self {
+            Input::Parts => ROWS,
+            Input::Whole | Input::Half(_) => 0,
+        }
+    }
+}
+
+/// How `rows` rows enter products with some weights, which all take them so. Weights of f16 lose nothing in matrix units.
+pub(super) fn input(rows: u32, weights: &[Tensor], context: &Context<'_>) -> Input {
+    let columns = weights.first().map_or(0, |weight| weight.cols);
     match chosen(rows, columns, context) {
-        MatmulKernel::Row | MatmulKernel::Tile => None,
-        MatmulKernel::Few => Some(rows.next_multiple_of(few_tile(rows))),
-        MatmulKernel::Cooperative => Some(rows),
+        MatmulKernel::Row
+            if (2..=ROWS).contains(&rows)
+                && columns.is_multiple_of(FEW_STEP)
+                && context.cooperative()
+                && context.force.matmul.is_none()
+                && weights.iter().all(|weight| weight.dtype == DType::F16) =>
+        {
+            Input::Parts
+        }
+        MatmulKernel::Row | MatmulKernel::Tile => Input::Whole,
+        MatmulKernel::Few => Input::Half(rows.next_multiple_of(few_tile(rows))),
+        MatmulKernel::Cooperative => Input::Half(rows),
     }
 }
 
@@ -110,20 +151,22 @@ fn few_tile(rows: u32) -> u32 {
     }
 }
 
-/// An op's input as its product takes it: as it is, or converted in scratch memory by the dispatch that is returned.
+/// An op's input as its product takes it ([`input`]): as it is, or converted in scratch memory by the dispatch that is returned.
 ///
 /// # Errors
 /// [`BackendError::Unsupported`] for an input that exceeds a binding, or too large a grid.
 pub(super) fn factor(
     op: &'static str,
     a: Tensor,
+    input: Input,
     count: Tensor,
     context: &Context<'_>,
 ) -> Result<(Option<Dispatch>, Bound), BackendError> {
     let given = context.whole(op, "a", a)?;
-    let Some(half_rows) = half_rows(a.rows, a.cols, context) else {
+    if input == Input::Whole {
         return Ok((None, given));
-    };
+    }
+    let (half_rows, _) = input.room(a.rows);
     let kernel = kernel("to_half", &[])?;
     let pitch = a.cols.div_ceil(4);
     let quads = u64::from(a.rows) * u64::from(pitch);
@@ -132,6 +175,7 @@ pub(super) fn factor(
     let values = [
         ("rows", a.rows.into()),
         ("pitch", pitch.into()),
+        ("apart", (input.apart() * pitch).into()),
         ("x_groups", grid[0].into()),
     ];
     let dispatch = Dispatch {
@@ -162,7 +206,10 @@ pub(super) fn launch(
         return one_row::launch(matmul, None, context);
     }
     let variant = format!("weight_{}", weight.dtype.name());
-    let chosen = chosen(matmul.rows, weight.cols, context);
+    let chosen = match matmul.input {
+        Input::Parts => MatmulKernel::Few,
+        Input::Whole | Input::Half(_) => chosen(matmul.rows, weight.cols, context),
+    };
     let (team, teams) = context.team(ROW_THREADS);
     let (tile, across) = match chosen {
         MatmulKernel::Cooperative => {
@@ -228,10 +275,16 @@ pub(super) fn launch(
                 let rows = matmul.rows.next_power_of_two().min(ROWS);
                 overrides.push(("ROWS", f64::from(rows)));
             }
-            MatmulKernel::Few => values.push(("steps", (weight.cols / FEW_STEP).into())),
+            MatmulKernel::Few => {
+                values.push(("steps", (weight.cols / FEW_STEP).into()));
+                values.push(("parts", u32::from(matmul.input == Input::Parts).into()));
+            }
             MatmulKernel::Tile | MatmulKernel::Cooperative => {
                 let step = if tile == LARGE_TILE { LARGE_STEP } else { STEP };
                 values.push(("steps", (weight.cols / step).into()));
+                if chosen == MatmulKernel::Cooperative {
+                    values.push(("parts", 0.into()));
+                }
             }
         }
         dispatches.push(Dispatch {

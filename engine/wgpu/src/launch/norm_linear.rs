@@ -3,7 +3,7 @@
 use longwave_contract::BackendError;
 use longwave_contract::op::NormLinear;
 
-use super::matmul::{self, Matmul};
+use super::matmul::{self, Input, Matmul};
 use super::one_row::{self, Norm};
 use super::rms_norm::{self, RmsNorm};
 use super::{Context, Dispatch};
@@ -19,6 +19,7 @@ pub(super) fn launch(
             op: NormLinear::NAME,
             weight: op.weight,
             a: context.whole(NormLinear::NAME, "x", op.x)?,
+            input: Input::Whole,
             bias: None,
             count: op.count,
             y: context.whole(NormLinear::NAME, "out", op.out)?,
@@ -31,6 +32,7 @@ pub(super) fn launch(
         };
         return one_row::launch(&matmul, Some((&norm, op.x, op.select)), context);
     }
+    let input = matmul::input(op.out.rows, &[op.weight], context);
     let norm = RmsNorm {
         op: NormLinear::NAME,
         x: op.x,
@@ -39,6 +41,7 @@ pub(super) fn launch(
         epsilon: op.epsilon,
         count: op.count,
         rows: op.out.rows,
+        input,
         scratch: 0,
     };
     let (normalise, a) = rms_norm::launch(&norm, context)?;
@@ -46,6 +49,7 @@ pub(super) fn launch(
         op: NormLinear::NAME,
         weight: op.weight,
         a,
+        input,
         bias: None,
         count: op.count,
         y: context.whole(NormLinear::NAME, "out", op.out)?,

@@ -155,6 +155,7 @@ fn several(
     context: &Context<'_>,
 ) -> Result<(Vec<Dispatch>, Inputs), BackendError> {
     let (name, rows) = (QkvRopeAppend::NAME, op.x.rows);
+    let input = matmul::input(rows, &[op.w_q, op.w_k, op.w_v], context);
     let norm = RmsNorm {
         op: name,
         x: op.x,
@@ -163,6 +164,7 @@ fn several(
         epsilon: op.epsilon,
         count: op.count,
         rows,
+        input,
         scratch: 0,
     };
     let (normalise, a) = rms_norm::launch(&norm, context)?;
@@ -174,6 +176,7 @@ fn several(
             op: name,
             weight,
             a,
+            input,
             bias,
             count: op.count,
             y,

@@ -2,7 +2,8 @@
 
 use longwave_contract::{BackendError, Tensor};
 
-use super::{Bound, Context, Dispatch, kernel, matmul, params, unsupported};
+use super::matmul::Input;
+use super::{Bound, Context, Dispatch, kernel, params, unsupported};
 
 /// The norm of an op's input.
 pub(super) struct RmsNorm {
@@ -20,6 +21,8 @@ pub(super) struct RmsNorm {
     pub count: Tensor,
     /// Output rows' capacity.
     pub rows: u32,
+    /// How products take the rows.
+    pub input: Input,
     /// Number of the scratch buffer that takes the rows.
     pub scratch: usize,
 }
@@ -42,10 +45,11 @@ pub(super) fn launch(
     } else {
         "rows_all"
     };
-    let (out, out_rows, element) = match matmul::half_rows(norm.rows, width, context) {
-        Some(rows) => ("out_f16", rows, 2),
-        None => ("out_f32", norm.rows, 4),
+    let out = match norm.input {
+        Input::Whole => "out_f32",
+        Input::Half(_) | Input::Parts => "out_f16",
     };
+    let (out_rows, element) = norm.input.room(norm.rows);
     let kernel = kernel("rms_norm", &[rows, context.reduce(), out])?;
     let bytes = u64::from(out_rows) * u64::from(width) * element;
     let out = context.scratch(norm.op, norm.scratch, bytes)?;
@@ -63,6 +67,7 @@ pub(super) fn launch(
         ("rows", norm.rows.into()),
         ("input_rows", norm.x.rows.into()),
         ("width", (width / 4).into()),
+        ("apart", (norm.input.apart() * (width / 4)).into()),
         ("x_groups", grid[0].into()),
         ("epsilon", norm.epsilon.into()),
     ];
