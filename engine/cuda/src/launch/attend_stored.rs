@@ -1,4 +1,4 @@
-//! `attend_stored`: a block for up to eight query heads of a key head of a row, for a split of the tokens in blocks or for the raw ones.
+//! `attend_stored`: a block for up to eight query heads of a key head of a row and a split of its tokens.
 
 use longwave_contract::BackendError;
 use longwave_contract::op::AttendStored;
@@ -7,10 +7,11 @@ use super::attend::{Costs, PLACES, splits};
 use super::latent::latent_dispatch;
 use super::{Argument, Context, Dispatch, unsupported};
 
-/// Warps of a block, tokens of a warp's step, and its steps that are under way.
-const WARPS: u32 = 8;
+/// Warps of a block, and tokens of a warp's step.
+const WARPS: u32 = 12;
 const TOKENS: u32 = 16;
-const STAGES: u32 = 4;
+/// Steps of a warp that are under way: as many as find room.
+const STAGES: [(u32, &str); 2] = [(3, "3"), (2, "2")];
 /// What the kernel holds in shared memory beside those, at most.
 const STATIC: u32 = 8 << 10;
 /// Elements of a head that there are kernels for.
@@ -23,8 +24,8 @@ const COSTS: Costs = Costs {
 
 /// Elements of the heads that the kernel serves where a block may have so many bytes of shared memory.
 pub(crate) const fn heads(shared_memory: u32) -> &'static [u32] {
-    const SMALL: u32 = room(DIMS[0], 8, 1);
-    const LARGE: u32 = room(DIMS[1], 8, 1);
+    const SMALL: u32 = room(DIMS[0], 8, STAGES[1].0, 1);
+    const LARGE: u32 = room(DIMS[1], 8, STAGES[1].0, 1);
     match shared_memory {
         0..SMALL => &[],
         SMALL..LARGE => &[DIMS[0]],
@@ -33,22 +34,33 @@ pub(crate) const fn heads(shared_memory: u32) -> &'static [u32] {
 }
 
 /// Bytes of shared memory that a block asks for: the copies of its warps, and the angles of a unit of so many steps.
-const fn shared(dim: u32, bits: u32, unit: u32) -> u32 {
+const fn shared(dim: u32, bits: u32, stages: u32, unit: u32) -> u32 {
     let codes = 2 * TOKENS * dim * bits / 8;
     let scales = 2 * TOKENS * dim / AttendStored::GROUP * 2;
-    WARPS * STAGES * (codes + scales) + unit * TOKENS * dim / 2 * 8
+    WARPS * stages * (codes + scales) + unit * TOKENS * dim / 2 * 8
 }
 
 /// Bytes that a block has in all.
-const fn room(dim: u32, bits: u32, unit: u32) -> u32 {
-    shared(dim, bits, unit) + STATIC
+const fn room(dim: u32, bits: u32, stages: u32, unit: u32) -> u32 {
+    shared(dim, bits, stages, unit) + STATIC
+}
+
+/// Steps that are under way, and the value of the macro STAGES.
+fn stages(op: &AttendStored, context: &Context) -> (u32, &'static str) {
+    let (dim, bits) = (op.shape.head_dim, op.bits());
+    let [most, least] = STAGES;
+    match room(dim, bits, most.0, 4) <= context.shared_memory {
+        true => most,
+        false => least,
+    }
 }
 
 /// Steps that a warp takes of a block of tokens before the queries are turned for others: many cost least, and few keep the device busy.
 fn unit(op: &AttendStored, groups: u64, context: &Context) -> u32 {
     let (dim, bits) = (op.shape.head_dim, op.bits());
     let steps = op.longest.div_ceil(TOKENS);
-    let fits = |unit: &u32| room(dim, bits, *unit) <= context.shared_memory;
+    let (stages, _) = stages(op, context);
+    let fits = |unit: &u32| room(dim, bits, stages, *unit) <= context.shared_memory;
     let fills = |unit: &u32| {
         let turns = u64::from(steps.div_ceil(WARPS * unit));
         groups * turns >= u64::from(context.processors)
@@ -81,13 +93,17 @@ pub(super) fn launch(op: &AttendStored, context: &Context) -> Result<Vec<Dispatc
     let turns = op.longest.div_ceil(WARPS * TOKENS * unit);
     let splits = splits(groups, u64::from(context.processors), turns, &COSTS);
     let bits = op.bits();
+    let (stages, stages_name) = stages(op, context);
+    // A part of the result for each split, and for each of its warps, which may have raw tokens.
+    let parts = splits * (1 + WARPS);
+    let places = u64::from(op.q.rows) * u64::from(heads) * u64::from(parts);
     let variant = [
         ("DIM", if dim == 64 { "64" } else { "128" }),
         ("BITS", if bits == 4 { "4" } else { "8" }),
         ("QUERIES", if queries == 4 { "4" } else { "8" }),
         ("NORMED", if op.k_norm.is_some() { "true" } else { "false" }),
+        ("STAGES", stages_name),
     ];
-    let places = u64::from(op.q.rows) * u64::from(heads) * u64::from(splits + 1);
     let scratch = |index, bytes| Argument::Scratch { index, bytes };
     let launch = |first_row: u32| {
         let here = rows.min(op.q.rows - first_row);
@@ -117,10 +133,10 @@ pub(super) fn launch(op: &AttendStored, context: &Context) -> Result<Vec<Dispatc
             ("epsilon", op.epsilon.into()),
             ("scale", op.scale.into()),
         ];
-        let grid = here * of_row as u32 * (splits + 1);
+        let grid = here * of_row as u32 * splits;
         let launch = latent_dispatch(name, &variant, &op.latent, &given, grid)?;
         Ok(Dispatch {
-            shared: shared(dim, bits, unit),
+            shared: shared(dim, bits, stages, unit),
             ..launch
         })
     };
@@ -145,6 +161,6 @@ mod tests {
         assert_eq!(heads(48 << 10), none);
         assert_eq!(heads(99 << 10), &DIMS[..1]);
         assert_eq!((heads(163 << 10), heads(227 << 10)), (&DIMS[..], &DIMS[..]));
-        assert!(room(128, 8, 8) <= 227 << 10);
+        assert!(room(128, 8, 3, 8) <= 227 << 10);
     }
 }
