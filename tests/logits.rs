@@ -16,6 +16,12 @@ use longwave_tests::trial;
 /// Weights whose scales were rounded to f16 move logits by up to about this much.
 const TOLERANCE: f32 = 0.05;
 
+/// How far the size of chunks moves a logit: sums near the boundary of two numbers of the cache, which are f16, may go either way.
+const CHUNKED: f32 = 0.02;
+/// Where products of many rows round their inputs to f16 and those of few do not, the size decides which it is as well. With matrix units a
+/// logit of 49,152 moves by up to 0.023 (0.007 without them on the same device), as far as they are from the golden ones.
+const HALF_CHUNKED: f32 = TOLERANCE;
+
 /// Prompts of more tokens take minutes on a software adapter.
 const LONG: usize = 256;
 
@@ -66,10 +72,14 @@ fn chunks(backend: &Arc<dyn Backend>, model: TestModel, path: PathBuf) -> Result
         let sequence = engine.start();
         results.push(engine.prefill(sequence, &tokens, &mut |_| ())?);
     }
+    let bound = match backend.caps().half_products {
+        true => HALF_CHUNKED,
+        false => CHUNKED,
+    };
     for other in &results[1..] {
         let differences = results[0].iter().zip(other).map(|(a, b)| (a - b).abs());
         let worst = differences.fold(0.0f32, f32::max);
-        ensure!(worst < 0.02, "chunking moved a logit by {worst}");
+        ensure!(worst < bound, "chunking moved a logit by {worst}");
     }
     Ok(())
 }

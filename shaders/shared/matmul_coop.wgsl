@@ -23,7 +23,11 @@ var<workgroup> weight_tile: array<vec4<f16>, TILE * PITCH>;
 const OUT_PITCH: u32 = 20u;
 var<workgroup> out_tile: array<f32, WORKGROUP / 32u * 16u * OUT_PITCH>;
 
-//:import part/product
+// Where a result goes, or what it is added to; no place has the number 2^32 - 1.
+fn place_of(row: u32, output: u32, rows: u32) -> u32 {
+    let inside = row < rows && output < params.outputs;
+    return select(0xffffffffu, row * params.y_pitch + params.first + output, inside);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -71,6 +75,36 @@ fn main(
         //:repeat i = 0..DOWN
         //:repeat j = 0..ACROSS
         sum$(i)_$(j) = coopLoadT<coop_mat16x16<f32, C>>(&y[y_place + 16u * $(i)u * params.y_pitch + 16u * $(j)u], params.y_pitch);
+        //:end
+        //:end
+    }
+    // Sums of other tiles begin with what is there as well, so that a row comes out the same in any tile.
+    let out_place = subgroup * 16u * OUT_PITCH;
+    let out_pitch = OUT_PITCH;
+    let own_row = tile_row + down + within / 2u;
+    let own_output = tile_output + across + 8u * (within % 2u);
+    let own = out_place + (within / 2u) * OUT_PITCH + 8u * (within % 2u);
+    var refill = !whole && params.add != 0u;
+    loop {
+        if !refill {
+            break;
+        }
+        refill = false;
+        //:repeat i = 0..DOWN
+        //:repeat j = 0..ACROSS
+        {
+            for (var e = 0u; e < 8u; e++) {
+                let at = place_of(own_row + 16u * $(i)u, own_output + 16u * $(j)u + e, rows);
+                var there = 0.0;
+                if at != 0xffffffffu {
+                    there = y[at];
+                }
+                out_tile[own + e] = there;
+            }
+            subgroupBarrier();
+            sum$(i)_$(j) = coopLoadT<coop_mat16x16<f32, C>>(&out_tile[out_place], out_pitch);
+            subgroupBarrier();
+        }
         //:end
         //:end
     }
@@ -125,8 +159,6 @@ fn main(
         //:end
     }
     var staged = !whole;
-    let out_place = subgroup * 16u * OUT_PITCH;
-    let out_pitch = OUT_PITCH;
     loop {
         if !staged {
             break;
@@ -139,11 +171,15 @@ fn main(
             let product = sum$(i)_$(j);
             coopStoreT(product, corner, out_pitch);
             subgroupBarrier();
-            let row = tile_row + down + 16u * $(i)u + within / 2u;
-            let output = tile_output + across + 16u * $(j)u + 8u * (within % 2u);
-            if row < rows {
-                for (var e = 0u; e < 8u; e++) {
-                    store(row, output + e, out_tile[out_place + (within / 2u) * OUT_PITCH + 8u * (within % 2u) + e]);
+            for (var e = 0u; e < 8u; e++) {
+                let output = own_output + 16u * $(j)u + e;
+                let at = place_of(own_row + 16u * $(i)u, output, rows);
+                if at != 0xffffffffu {
+                    var result = out_tile[own + e];
+                    if params.has_bias != 0u {
+                        result += bias[params.first + output];
+                    }
+                    y[at] = result;
                 }
             }
             subgroupBarrier();

@@ -3,7 +3,7 @@
 use longwave_contract::op::Restore;
 use longwave_contract::{BackendError, BufferId, Op, Slabs, Tensor};
 
-use super::{Bound, Context, Dispatch};
+use super::{Bound, Context, Dispatch, Force, MatmulKernel};
 
 /// Working memory of the parts, which no op among them names: latents, and rows.
 const WORKING: [(BufferId, usize); 2] = [(BufferId(u32::MAX - 1), 6), (BufferId(u32::MAX), 7)];
@@ -25,8 +25,14 @@ pub(super) fn launch(op: &Restore, context: &Context<'_>) -> Result<Vec<Dispatch
         }
         None => (context.slabs)(tensor),
     };
+    // Kernels for few rows add columns in another order: a row is to come out the same, however many are restored beside it.
+    let any = context.cooperative().then_some(MatmulKernel::Cooperative);
     let inner = Context {
         slabs: &slabs,
+        force: Force {
+            matmul: context.force.matmul.or(any),
+            ..context.force
+        },
         ..*context
     };
     let ops = [
