@@ -72,6 +72,11 @@ impl Choice {
         })
     }
 
+    /// Tokens that are chosen for a sequence at most.
+    pub fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
     /// From one sequence's entries to the next's.
     pub fn pitch(&self) -> u32 {
         self.tokens.next_multiple_of(4)

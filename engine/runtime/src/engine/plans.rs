@@ -59,8 +59,9 @@ pub(super) enum Samples {
 }
 
 impl Bucket {
-    /// The smallest bucket that takes what the tables hold.
-    pub fn of(tables: &Tables, options: &EngineOptions) -> Bucket {
+    /// The smallest bucket that takes what the tables hold, where no row of a following layer reads more than `most` tokens. What is read of a full
+    /// budget is a bucket of its own: all of its rows are restored, also those beyond the last.
+    pub fn of(tables: &Tables, options: &EngineOptions, most: u32) -> Bucket {
         Bucket {
             rows: capacity(tables.row_count(), options.chunk),
             longest: Bucket::tokens(tables.longest(), options),
@@ -70,7 +71,7 @@ impl Bucket {
             },
             chosen: match tables.longest_chosen() {
                 0 => 0,
-                longest => Bucket::tokens(longest, options),
+                longest => Bucket::tokens(longest, options).min(most.max(longest)),
             },
             samples: tables.samples(),
         }

@@ -58,19 +58,18 @@ impl Descs {
     fn new(options: &EngineOptions, config: &ModelConfig) -> Self {
         let (slots, lanes) = (options.resident_rows, options.sequences);
         let of = |label: &str, dtype, rows, cols| BufferDesc::of(label, dtype, rows, cols);
-        let chosen = slots.min(options.context).next_power_of_two().max(128);
-        let misses = lanes.saturating_mul(chosen);
         let rows = lanes.saturating_mul(slots);
         let words = RESIDENT_HEAD.saturating_add(slots.saturating_mul(2));
         Descs {
             rows: of("resident rows", DType::F16, rows, config.shape.cols()),
             map: of("map of resident rows", DType::U32, lanes, words),
             entries: of("entries of resident rows", DType::U32, lanes, slots),
-            misses: of("rows to restore", DType::U32, misses, 4),
+            // A choice fits into a lane.
+            misses: of("rows to restore", DType::U32, rows, 4),
             counts: of(
                 "counts of rows to restore",
                 DType::U32,
-                misses.div_ceil(TILE),
+                rows.div_ceil(TILE),
                 COUNT,
             ),
         }

@@ -132,7 +132,8 @@ impl Engine {
                 self.tables.add_coded(sequence, sinks, lane);
             }
         }
-        let bucket = Bucket::of(&self.tables, &self.options);
+        let most = self.choice.as_ref().map_or(0, |choice| choice.tokens());
+        let bucket = Bucket::of(&self.tables, &self.options, most);
         if self.layered.is_some() {
             let (all, chosen) = pitches(bucket);
             self.tables.number_scratch(all, chosen);
