@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use longwave_cli::codecs::Policies;
-use longwave_cli::kv::KvPolicy;
+use longwave_cli::kv::{KvPolicy, Lanes};
 use longwave_cli::model::loaded_with_room;
 use longwave_cli::output::Notes;
 use longwave_contract::Backend;
@@ -30,8 +30,8 @@ pub struct Site {
     /// How its engines are set up.
     pub options: EngineOptions,
     pub ceiling: Ceiling,
-    /// Whether there is room for rows that stay restored.
-    has_room: bool,
+    /// How many restored rows there is room for.
+    lanes: Lanes,
     /// Bytes of all stations' buffers.
     all: Arc<AtomicU64>,
 }
@@ -54,10 +54,12 @@ impl Site {
         let ceiling = Ceiling::measure(&backend)?;
         let count = kvs.len() as u32;
         let permille: u32 = kvs.iter().map(KvPolicy::permille).sum();
-        let rows = kvs
-            .iter()
-            .map(|kv| kv.resident_rows(options.context))
-            .sum::<u32>();
+        let rows = |lanes| {
+            let rows = kvs
+                .iter()
+                .map(|kv| kv.resident_rows(options.context, lanes));
+            rows.sum::<u32>().div_ceil(count.max(1))
+        };
         let restored = kvs
             .iter()
             .map(|kv| kv.restored_rows(options.context, subject.config(), backend.caps()));
@@ -66,16 +68,14 @@ impl Site {
             context: options.context.max(reach.min(subject.config().context)),
             engines: count,
             cache_permille: permille.div_ceil(count.max(1)),
-            resident_rows: rows.div_ceil(count.max(1)),
             restored_rows: restored.max().unwrap_or(options.context),
             ..options.clone()
         };
-        let mut given = loaded.clone();
-        let model = loaded_with_room(&mut given, &loaded, |loaded| {
+        let (model, lanes) = loaded_with_room(&loaded, &rows, |loaded| {
             subject.load(&backend, loaded, notes)
         })?;
         Ok(Site {
-            has_room: given.resident_rows == loaded.resident_rows,
+            lanes,
             backend,
             model,
             options,
@@ -88,10 +88,9 @@ impl Site {
 impl Site {
     /// The options of a policy's engine.
     pub fn options(&self, kv: &KvPolicy) -> EngineOptions {
-        let rows = kv.resident_rows(self.options.context);
         EngineOptions {
             cache_permille: kv.permille(),
-            resident_rows: if self.has_room { rows } else { 0 },
+            resident_rows: kv.resident_rows(self.options.context, self.lanes),
             restored_rows: kv.restored_rows(
                 self.options.context,
                 self.model.config(),

@@ -78,6 +78,17 @@ impl FullKv {
     }
 }
 
+/// How many restored rows stay from one decode step to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lanes {
+    /// What is read, and as many chosen tokens again.
+    Wide,
+    /// What is read.
+    Narrow,
+    /// None.
+    Absent,
+}
+
 impl KvPolicy {
     /// Whether the policy fits a model of so many layers, as far as that can be said before the model is loaded.
     ///
@@ -129,14 +140,17 @@ impl KvPolicy {
 
     /// Restored rows that each following layer keeps for a sequence between decode steps, in a cache of `context` tokens; 0 where none are
     /// restored, or they would undo what compression saves ([`Budget::resident_rows`]).
-    pub fn resident_rows(&self, context: u32) -> u32 {
-        match self {
-            KvPolicy::DeltaKv { budget, .. } => {
-                // A tail is up to a block longer than what always stays.
-                let recent = budget.recent.saturating_add(BLOCK);
-                Budget { recent, ..*budget }.resident_rows(context)
-            }
-            _ => 0,
+    pub fn resident_rows(&self, context: u32, lanes: Lanes) -> u32 {
+        let KvPolicy::DeltaKv { budget, .. } = self else {
+            return 0;
+        };
+        // A tail is up to a block longer than what always stays.
+        let recent = budget.recent.saturating_add(BLOCK);
+        let budget = Budget { recent, ..*budget };
+        match lanes {
+            Lanes::Wide => budget.resident_rows(context),
+            Lanes::Narrow => budget.least_resident_rows(context),
+            Lanes::Absent => 0,
         }
     }
 

@@ -12,7 +12,7 @@ use longwave_runtime::model::{Model, ModelSource};
 
 use crate::args::ModelArguments;
 use crate::codecs::{Ground, Policies};
-use crate::kv::KvPolicy;
+use crate::kv::{KvPolicy, Lanes};
 use crate::output::Notes;
 use crate::progress::{FetchProgress, byte_bar};
 
@@ -99,7 +99,6 @@ impl Opened {
         options.chunk = options.chunk.min(options.context);
         kv.check(self.source.config().layers)?;
         options.cache_permille = kv.permille();
-        options.resident_rows = kv.resident_rows(options.context);
         options.restored_rows =
             kv.restored_rows(options.context, self.source.config(), backend.caps());
         let reach = kv.positions().min(self.source.config().context);
@@ -107,9 +106,10 @@ impl Opened {
             context: options.context.max(reach),
             ..options.clone()
         };
-        let model = loaded_with_room(&mut options, &loaded, |loaded| {
-            self.load(backend, loaded, notes)
-        })?;
+        let rows = |lanes| kv.resident_rows(options.context, lanes);
+        let (model, lanes) =
+            loaded_with_room(&loaded, &rows, |loaded| self.load(backend, loaded, notes))?;
+        options.resident_rows = rows(lanes);
         let policy =
             Policies::new(backend, &model, Ground::Texts(self, texts), notes).policy(kv)?;
         Engine::new(Arc::clone(backend), model, policy, options)
@@ -136,27 +136,74 @@ impl Opened {
     }
 }
 
-/// Loads with room for rows that stay restored, or without where only that does not fit; `options` then ask for none.
+/// Loads with room for as many rows that stay restored as find it: of each sequence `rows` of them. Only what does not fit without any is refused.
 ///
 /// # Errors
 /// As `load`.
 pub fn loaded_with_room<T>(
-    options: &mut EngineOptions,
     loaded: &EngineOptions,
+    rows: &dyn Fn(Lanes) -> u32,
     load: impl Fn(&EngineOptions) -> Result<T>,
-) -> Result<T> {
+) -> Result<(T, Lanes)> {
     let refused = |error: &anyhow::Error| {
         let cause = error.downcast_ref::<longwave_runtime::Error>();
         matches!(cause, Some(longwave_runtime::Error::DoesNotFit(_)))
     };
-    match load(loaded) {
-        Err(error) if loaded.resident_rows > 0 && refused(&error) => {
-            options.resident_rows = 0;
-            load(&EngineOptions {
-                resident_rows: 0,
-                ..loaded.clone()
-            })
+    let with = |lanes| {
+        load(&EngineOptions {
+            resident_rows: rows(lanes),
+            ..loaded.clone()
+        })
+    };
+    for lanes in [Lanes::Wide, Lanes::Narrow] {
+        match with(lanes) {
+            Err(error) if rows(lanes) > 0 && refused(&error) => {}
+            done => return Ok((done?, lanes)),
         }
-        done => done,
+    }
+    Ok((with(Lanes::Absent)?, Lanes::Absent))
+}
+
+#[cfg(test)]
+mod tests {
+    use longwave_runtime::DoesNotFit;
+
+    use super::*;
+
+    /// What is loaded where so many rows of a sequence find room.
+    fn loaded(room: u32, wanted: [u32; 2]) -> Result<(u32, Lanes)> {
+        let rows = |lanes| match lanes {
+            Lanes::Wide => wanted[0],
+            Lanes::Narrow => wanted[1],
+            Lanes::Absent => 0,
+        };
+        let options = EngineOptions::single(8192);
+        loaded_with_room(&options, &rows, |options| {
+            if options.resident_rows < room {
+                return Ok(options.resident_rows);
+            }
+            let why = DoesNotFit {
+                model: "m".into(),
+                device: "d".into(),
+                weights: 1,
+                cache: 1,
+                tokens: 8192,
+                work: 1,
+                free: None,
+            };
+            Err(Error::from(Box::new(why)).into())
+        })
+    }
+
+    #[test]
+    fn as_many_rows_stay_as_find_room() -> Result<()> {
+        let wanted = [4360, 2312];
+        assert_eq!(loaded(5000, wanted)?, (4360, Lanes::Wide));
+        assert_eq!(loaded(4000, wanted)?, (2312, Lanes::Narrow));
+        assert_eq!(loaded(2000, wanted)?, (0, Lanes::Absent));
+        // Where none are wanted, nothing is tried twice; where none would fit, that is what is said.
+        assert_eq!(loaded(1, [0, 0])?.0, 0);
+        assert!(loaded(0, wanted).is_err());
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::args::{DeviceArguments, ModelArguments};
 use crate::backend::Choice;
-use crate::kv::{FullKv, KvPolicy};
+use crate::kv::{FullKv, KvPolicy, Lanes};
 use crate::model::{self, Opened};
 use crate::output::{Notes, Output};
 use crate::report;
@@ -252,7 +252,7 @@ impl Plan<'_> {
             sequences,
             engines: 1,
             cache_permille: self.kv.permille(),
-            resident_rows: self.kv.resident_rows(context),
+            resident_rows: self.kv.resident_rows(context, Lanes::Wide),
             restored_rows: self.kv.restored_rows(context, config, self.caps),
             overlap: None,
         };

@@ -109,21 +109,22 @@ impl ServeArguments {
             sequences,
             engines: count,
             cache_permille: mean(&KvPolicy::permille),
-            resident_rows: mean(&|kv| kv.resident_rows(context)),
+            resident_rows: 0,
             restored_rows: mean(&|kv| kv.restored_rows(context, &config, backend.caps())),
             overlap: None,
         };
         let reached = context.max(reach.min(config.context));
-        let load = |options: &mut EngineOptions| {
+        let load = |options: &EngineOptions| {
             let loaded = EngineOptions {
                 context: reached,
                 ..options.clone()
             };
-            loaded_with_room(options, &loaded, |loaded| {
+            let rows = |lanes| mean(&|kv| kv.resident_rows(context, lanes));
+            loaded_with_room(&loaded, &rows, |loaded| {
                 opened.load(&backend, loaded, notes)
             })
         };
-        let model = match load(&mut options) {
+        let (model, lanes) = match load(&options) {
             Err(error) if settings.cache_tokens.is_none() => {
                 // As many tokens as fit, as long as one request does.
                 let fitting = match error.downcast_ref::<Error>() {
@@ -136,7 +137,7 @@ impl ServeArguments {
                     return Err(error);
                 }
                 options.cache_tokens = each;
-                load(&mut options)?
+                load(&options)?
             }
             loaded => loaded?,
         };
@@ -150,10 +151,7 @@ impl ServeArguments {
         for kv in &kvs {
             let options = EngineOptions {
                 cache_permille: kv.permille(),
-                resident_rows: match options.resident_rows {
-                    0 => 0,
-                    _ => kv.resident_rows(context),
-                },
+                resident_rows: kv.resident_rows(context, lanes),
                 restored_rows: kv.restored_rows(context, &config, backend.caps()),
                 ..options.clone()
             };

@@ -67,9 +67,17 @@ impl Budget {
         if rows > context / 3 { 0 } else { rows }
     }
 
+    /// The fewest that are of use, where [`Budget::resident_rows`] find no room: what is read, so that only what was read one step ago stays.
+    pub const fn least_resident_rows(&self, context: u32) -> u32 {
+        match self.resident_rows(context) {
+            0 => 0,
+            _ => self.tokens(),
+        }
+    }
+
     /// Rows that a decode step restores for a sequence at most, where every layer that compresses reads what others choose.
     pub fn restored_rows(&self, context: u32) -> u32 {
-        // Room for as many as a recording is made for.
+        // Where all tokens are read, room for as many as a recording is made for.
         let most = self.tokens().checked_next_power_of_two();
         most.unwrap_or(u32::MAX).max(128).min(context)
     }
@@ -183,6 +191,8 @@ mod tests {
             ..budget
         };
         assert_eq!(all.resident_rows(u32::MAX), 0);
+        assert_eq!(budget.least_resident_rows(3 * rows), budget.tokens());
+        assert_eq!(budget.least_resident_rows(3 * rows - 1), 0);
     }
 
     #[test]
