@@ -1,7 +1,7 @@
 // What: attention of 64 queries that share a key head, over one split of their views, by matrix units: weighted sum, maximum, sum of weights.
 // Contract: engine/contract/src/op/attend.rs
 // Grid: x = splits, y = key heads, z = rows * group / 64; 64 tokens at a time. Two of eight subgroups of 32 threads share 16 queries.
-// Shared: 17 KiB for keys and then values, 20 KiB for scores, 9 KiB for weights, 1 KiB for maxima and slots.
+// Shared: 17 KiB for keys and then values, 20 KiB for scores, 9 KiB for weights, 2 KiB for maxima, slots and rows' views.
 // Numerics: queries and weights are rounded to f16; sums in f32. Weights refer to a number that follows the largest score in steps of 2^10.
 
 enable f16;

@@ -15,7 +15,7 @@ struct Params {
     // Whether y is added to, and whether there is a bias.
     add: u32,
     has_bias: u32,
-    // Whether rows 8 to 15 of a are the smaller parts of rows 0 to 7, 2^11 times as large, which are all there are.
+    // Whether rows 8 to 15 of a are the smaller parts of rows 0 to 7, SMALLER times as large, which are all there are.
     parts: u32,
 }
 

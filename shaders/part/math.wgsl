@@ -2,6 +2,8 @@
 
 // Stands for 'no score': far below every score, and finite in every difference.
 const MASKED: f32 = -1.0e30;
+// Of numbers in two parts of f16, the smaller ones are stored that much larger: as large as the others, so that f16 holds as much of them.
+const SMALLER: f32 = 2048.0;
 
 // v / (1 + exp(-v)), with the exponential kept finite.
 fn silu(v: vec4<f32>) -> vec4<f32> {

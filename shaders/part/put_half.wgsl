@@ -1,9 +1,6 @@
 // Stores numbers as f16, which matrix units take; those beyond its range become its largest. Needs `out` and `params.apart`.
 //:import part/math
 
-// Smaller parts are stored that much larger: as large as the others, so that f16 holds as much of them.
-const SMALLER: f32 = 2048.0;
-
 fn put(quad: u32, value: vec4<f32>) {
     let larger = vec2<u32>(half_pair(value.x, value.y), half_pair(value.z, value.w));
     out[quad] = larger;

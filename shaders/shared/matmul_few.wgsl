@@ -11,6 +11,7 @@ enable wgpu_cooperative_matrix;
 //:variant tile = part/few_tile_16_16 | part/few_tile_16_32 | part/few_tile_32_32
 
 //:import part/half_product
+//:import part/math
 
 const WORKGROUP: u32 = 256u;
 const SUBGROUPS: u32 = WORKGROUP / 32u;
@@ -112,7 +113,7 @@ fn main(
             total += out_tile[(part * 16u + row) * OUT_PITCH + output];
             smaller += out_tile[(part * 16u + (row + 8u) % 16u) * OUT_PITCH + output];
         }
-        total += select(0.0, smaller / 2048.0, params.parts != 0u);
+        total += select(0.0, smaller / SMALLER, params.parts != 0u);
         if tile_row + 16u * $(i)u + row < rows {
             store(tile_row + 16u * $(i)u + row, tile_output + 16u * $(j)u + output, total);
         }

@@ -275,17 +275,14 @@ pub(super) fn launch(
                 let rows = matmul.rows.next_power_of_two().min(ROWS);
                 overrides.push(("ROWS", f64::from(rows)));
             }
-            MatmulKernel::Few => {
-                values.push(("steps", (weight.cols / FEW_STEP).into()));
-                values.push(("parts", u32::from(matmul.input == Input::Parts).into()));
-            }
+            MatmulKernel::Few => values.push(("steps", (weight.cols / FEW_STEP).into())),
             MatmulKernel::Tile | MatmulKernel::Cooperative => {
                 let step = if tile == LARGE_TILE { LARGE_STEP } else { STEP };
                 values.push(("steps", (weight.cols / step).into()));
-                if chosen == MatmulKernel::Cooperative {
-                    values.push(("parts", 0.into()));
-                }
             }
+        }
+        if let MatmulKernel::Few | MatmulKernel::Cooperative = chosen {
+            values.push(("parts", u32::from(matmul.input == Input::Parts).into()));
         }
         dispatches.push(Dispatch {
             kernel,
